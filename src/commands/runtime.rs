@@ -33,6 +33,7 @@ pub fn runtime_options(args: &EngineArgs) -> Result<RuntimeOptions> {
             .as_deref()
             .map(|size| parse_size(size).context("--kv-memory"))
             .transpose()?,
+        held_bytes: None,
     })
 }
 

@@ -59,6 +59,8 @@ pub struct RuntimeOptions {
     pub dtype: Option<DType>,
     /// Room for keys and values; 1 GiB, on a GPU what is free there, where nothing is said.
     pub kv_memory_bytes: Option<u64>,
+    /// Room for parents on a GPU, beside the weights that are merged from them; what is free there, where nothing is said.
+    pub held_bytes: Option<u64>,
 }
 
 /// Where and how a model runs.
@@ -80,6 +82,7 @@ impl Runtime {
         let device = devices[0];
         let mut options = EngineOptions::for_device(device);
         options.kv_memory_bytes = wanted.kv_memory_bytes.unwrap_or(options.kv_memory_bytes);
+        options.held_bytes = wanted.held_bytes.unwrap_or(options.held_bytes);
         let usual = if device.is_cpu() { DType::F32 } else { DType::Bf16 };
         Ok(Self {
             device,

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Kept, Lesson, Part, Sitting, Subject,
-    Unscored, units::recipe_of,
+    Unscored, on_device::OnDevice, units::recipe_of,
 };
 use crate::{
     eval::{self, Answerer, Decodes, Kind, Question, Split, Task},
@@ -404,9 +404,13 @@ impl<'a> MergeEvaluator<'a> {
         let spec = models::spec_of(plan)?;
         let (tokenizer, _) = self.tokenizer(&plan.tokenizer())?;
         if let Some(engine) = self.engine.as_mut().filter(|engine| *engine.decoder().spec() == spec) {
-            merge_into(&mut self.resident, plan, engine.decoder_mut())?;
+            let held = engine.decoder().held_bytes();
+            let merged = merge_into(&mut self.resident, plan, engine.decoder_mut());
+            if engine.decoder().held_bytes() != held {
+                engine.fit();
+            }
             engine.set_tokenizer(tokenizer);
-            return Ok(());
+            return merged;
         }
         self.engine = None;
         self.resident.forget();
@@ -415,6 +419,7 @@ impl<'a> MergeEvaluator<'a> {
             device, dtype, options, ..
         } = &self.resources;
         let mut decoder = Decoder::zeros(spec, *device, *dtype)?;
+        decoder.make_room(options);
         merge_into(&mut self.resident, plan, &mut decoder)?;
         self.engine = Some(Engine::new(decoder, tokenizer, *options));
         Ok(())
@@ -562,6 +567,11 @@ impl<'a> MergeEvaluator<'a> {
     pub fn weight_bytes(&self) -> u64 {
         let bytes = |engine: &Engine| engine.decoder().spec().parameters() * self.resources.dtype.size_bytes();
         self.engine.as_ref().map_or(0, bytes) as u64
+    }
+
+    /// Memory of parents that lie on a device beside the weights.
+    pub fn held_bytes(&self) -> u64 {
+        self.engine.as_ref().map_or(0, |engine| engine.decoder().held_bytes())
     }
 
     /// Memory of the host that a step on so many texts takes, each a prompt of the search with so many tokens behind it.
@@ -973,11 +983,15 @@ impl Kept {
     }
 }
 
-/// Merges what differs from what a decoder holds into it: straight into the memory of a device, where it keeps it as it is merged.
+/// Merges what differs from what a decoder holds into it: on a device where the parents lie there, else straight into its memory where
+/// it keeps it as it is merged.
 fn merge_into(resident: &mut Resident<'_>, plan: &merge::Plan, decoder: &mut Decoder) -> Result<(), Unscored> {
     for i in resident.changed(plan) {
         let output = &plan.outputs()[i];
         let name = &output.name;
+        if resident.compute_on(&mut OnDevice(decoder), plan, i)? {
+            continue;
+        }
         if let Some(most_bytes) = decoder.piece_bytes(name, output.dtype) {
             let mut written = Ok(());
             resident.compute_pieces(plan, i, most_bytes, &mut |first, bytes, write| {

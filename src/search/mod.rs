@@ -30,6 +30,7 @@ mod finale;
 mod genome;
 mod guide;
 mod learning;
+mod on_device;
 mod overlap;
 mod pool;
 mod program;

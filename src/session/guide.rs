@@ -114,7 +114,7 @@ fn loaded(opened: &Opened) -> Result<Engine, models::Error> {
     let runtime = Runtime::new(&RuntimeOptions {
         device: DeviceChoice::These(vec![Device::Cpu]),
         dtype: Some(DType::F32),
-        kv_memory_bytes: None,
+        ..RuntimeOptions::default()
     });
     runtime.and_then(|runtime| opened.engine(&runtime))
 }

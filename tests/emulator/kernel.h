@@ -91,6 +91,9 @@ template <typename T> static T exchange(T value, unsigned from) {
 template <typename T> static T __shfl_xor_sync(unsigned, T value, int mask) { return exchange(value, threadIdx.x % 32 ^ mask); }
 template <typename T> static T __shfl_sync(unsigned, T value, unsigned lane) { return exchange(value, lane); }
 
+// The fibers take turns.
+static inline unsigned atomicAdd(unsigned *at, unsigned x) { unsigned before = *at; *at += x; return before; }
+
 static inline uint32_t float_bits(float x) { uint32_t y; memcpy(&y, &x, 4); return y; }
 static inline float bits_float(uint32_t x) { float y; memcpy(&y, &x, 4); return y; }
 
@@ -170,7 +173,7 @@ extern "C" void emulator_launch(void (*kernel)(void **), unsigned grid_x, unsign
             warps.assign((threads + 31) / 32, Warp());
             for (unsigned t = 0; t < threads; t++) {
                 Fiber &fiber = fibers[t];
-                void **top = (void **)((char *)fiber.stack + STACK) - 2; // aligned as at a function's entry
+                void **top = (void **)((char *)fiber.stack + STACK) - 1; // aligned as at a function's entry
                 *--top = (void *)fiber_main;
                 fiber.at = top - 6;
                 fiber.thread = {t, 0, 0};

@@ -9,28 +9,11 @@ copy take. Ends with 1 if a number is wrong.
 """
 import ctypes, pathlib, sys
 import numpy as np
+from card import bits, compiled, download, floats, launch, timed, upload
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2] / "crates/engine/src/cuda/kernels.cu"
 BLOCK, STRETCH = 32, 256
 small = "--small" in sys.argv
-
-
-def library(*names):
-    for name in names:
-        try:
-            return ctypes.CDLL(name)
-        except OSError:
-            pass
-    sys.exit(f"none of {', '.join(names)} is to be found; name its folder in LD_LIBRARY_PATH")
-
-
-cuda = library("libcuda.so.1")
-nvrtc = library("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
-
-
-def ok(result, doing):
-    if result != 0:
-        sys.exit(f"{doing}: error {result}")
 
 
 class Shape(ctypes.Structure):
@@ -38,58 +21,9 @@ class Shape(ctypes.Structure):
         ("scale", ctypes.c_float), ("softcap", ctypes.c_float)]
 
 
-def compiled(dim, architecture):
-    options = [f"--gpu-architecture={architecture}", "-DELEMENT=1", "-DTENSOR_CORES=1", f"-DDIM={dim}", "-DSOFTCAP=0"]
-    program = ctypes.c_void_p()
-    ok(nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), b"kernels.cu", 0, None, None), "a program")
-    words = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
-    if nvrtc.nvrtcCompileProgram(program, len(options), words):
-        size = ctypes.c_size_t()
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetProgramLog(program, log)
-        sys.exit(log.value.decode())
-    size = ctypes.c_size_t()
-    ok(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)), "machine code")
-    cubin = ctypes.create_string_buffer(size.value)
-    ok(nvrtc.nvrtcGetCUBIN(program, cubin), "machine code")
-    module = ctypes.c_void_p()
-    ok(cuda.cuModuleLoadData(ctypes.byref(module), cubin), "loading machine code")
-    functions = {}
-    for name in ("attend_on_tensor_cores", "combine"):
-        functions[name] = ctypes.c_void_p()
-        ok(cuda.cuModuleGetFunction(ctypes.byref(functions[name]), module, name.encode()), name)
-    return functions
-
-
-def upload(array):
-    array = np.ascontiguousarray(array)
-    address = ctypes.c_uint64()
-    ok(cuda.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(array.nbytes + 512)), "memory")
-    ok(cuda.cuMemcpyHtoD_v2(address, array.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(array.nbytes)), "a copy")
-    return address
-
-
-def download(address, shape, dtype):
-    array = np.empty(shape, dtype)
-    ok(cuda.cuCtxSynchronize(), "the kernels")
-    ok(cuda.cuMemcpyDtoH_v2(array.ctypes.data_as(ctypes.c_void_p), address, ctypes.c_size_t(array.nbytes)), "a copy")
-    return array
-
-
-def launch(function, grid, threads, *args):
-    pointers = (ctypes.c_void_p * len(args))(*[ctypes.cast(ctypes.pointer(a), ctypes.c_void_p) for a in args])
-    ok(cuda.cuLaunchKernel(function, grid[0], grid[1], 1, threads, 1, 1, 0, stream, pointers, None), "a launch")
-
-
-def bits(x):
-    """bf16, rounded to the nearest."""
-    wide = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def floats(b):
-    return (b.astype(np.uint32) << 16).view(np.float32)
+def kernels_for(dim):
+    options = ["-DELEMENT=1", "-DTENSOR_CORES=1", f"-DDIM={dim}", "-DSOFTCAP=0"]
+    return compiled(SOURCE, ["attend_on_tensor_cores", "combine"], *options)
 
 
 def decode(dim, q_heads, kv_heads, rows, prefix, own, seed=0):
@@ -149,35 +83,9 @@ def decode(dim, q_heads, kv_heads, rows, prefix, own, seed=0):
     return step, out, right, (rows, q_heads, dim)
 
 
-def timed(work, times=20):
-    """Median milliseconds by the device's clock; none where it has no clock."""
-    if not hasattr(cuda, "cuEventElapsedTime"):
-        return None
-    a, b, ms, all_ms = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_float(), []
-    cuda.cuEventCreate(ctypes.byref(a), 0), cuda.cuEventCreate(ctypes.byref(b), 0)
-    for _ in range(times):
-        cuda.cuEventRecord(a, stream)
-        work()
-        cuda.cuEventRecord(b, stream)
-        cuda.cuEventSynchronize(b)
-        cuda.cuEventElapsedTime(ctypes.byref(ms), a, b)
-        all_ms.append(ms.value)
-    return sorted(all_ms)[times // 2]
-
-
-ok(cuda.cuInit(0), "the driver")
-device, context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
-ok(cuda.cuDeviceGet(ctypes.byref(device), 0), "the device")
-ok(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "the device")
-ok(cuda.cuCtxSetCurrent(context), "the device")
-major, minor = ctypes.c_int(), ctypes.c_int()
-cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device), cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-architecture = f"sm_{major.value}{minor.value}"
-ok(cuda.cuStreamCreate(ctypes.byref(stream), 0), "a stream")
-
 bad = 0
 for dim in (64, 96, 128, 256):
-    functions = compiled(dim, architecture)
+    functions = kernels_for(dim)
     step, out, right, shape = decode(dim, 12, 2, 5, 300, 70, seed=dim)
     step(functions)
     got = floats(download(out, shape, np.uint16))
@@ -188,7 +96,7 @@ for dim in (64, 96, 128, 256):
 
 if not small:
     for name, dim, q_heads, kv_heads in (("1.5B", 128, 12, 2), ("7B", 128, 28, 4)):
-        functions = compiled(dim, architecture)
+        functions = kernels_for(dim)
         step, *_ = decode(dim, q_heads, kv_heads, 250, 800, 220)
         step(functions)
         ms = timed(lambda: step(functions))

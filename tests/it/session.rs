@@ -5,14 +5,16 @@ use std::{cell::RefCell, path::Path, sync::atomic::Ordering};
 use heterosis::{
     event::{Event, Record},
     host::Host,
-    models::RuntimeOptions,
+    model::Device,
+    models::{DeviceChoice, RuntimeOptions},
+    recipe::read,
     search::{Control, End},
     session::{self, Begun, Child, Error, ExportOptions, Exported, ResumeOptions, Session, Wish},
     space::{Limit, Space},
-    store::RunDir,
+    store::{Cache, RunDir},
 };
 
-use super::program::space_over_family;
+use super::program::{space_over_family, story};
 
 /// A short search over the family that asks this task.
 fn space(dir: &Path, task: &str) -> Space {
@@ -162,4 +164,40 @@ fn wishes_reach_whoever_searches() {
     });
     assert_eq!(end.unwrap(), End::Stopped);
     assert!(!dir.stop_request().exists());
+}
+
+/// Parents that lie on the card are merged there, and the search is the one whose host merges: every answer, and so every choice.
+#[test]
+#[ignore = "needs a GPU, or tests/emulator"]
+fn on_a_gpu_that_merges_the_journal_is_that_of_a_host_that_merges() {
+    let tmp = tempfile::tempdir().unwrap();
+    let rest = format!(
+        "parameter_space: {{method: ties, layer_groups: 2, genes: {{weight: [0.2, 1.2], density: [0.2, 0.9]}}}}
+fitness: {{tasks: [{{task: {}, split: search, limit: 2, max_new_tokens: 2}}]}}
+search: {{optimizer: random, evals: 2, seed: 5, learn: off}}
+final: {{finalists: 1, selection: {{limit: 1}}, test: {{limit: 1}}}}
+",
+        spanish()
+    );
+    let ties =
+        "{merge_method: ties, base_model: base, models: [{model: maths, parameters: {weight: 1.0, density: 0.5}}]}";
+    let stories = [Some(0), None].map(|held_bytes| {
+        let wanted = RuntimeOptions {
+            device: DeviceChoice::These(vec![Device::Cuda(0)]),
+            held_bytes,
+            ..RuntimeOptions::default()
+        };
+        let space = session::read_space(&space_over_family(tmp.path(), &rest)).unwrap();
+        let session = Session::open(space, &wanted, host()).unwrap();
+        let run = tmp.path().join(format!("{held_bytes:?}"));
+        let search = session.create(&run, session.usual_budget()).unwrap();
+        assert_eq!(search.run(&Control::default(), &|_| ()).unwrap(), End::Done);
+        let mut merging = session.evaluator(Cache::in_memory(), None).unwrap();
+        merging
+            .merge(&read::parse("ties.yaml".as_ref(), ties).unwrap())
+            .unwrap();
+        assert_eq!(merging.held_bytes() == 0, held_bytes.is_some());
+        story(&run)
+    });
+    assert_eq!(stories[0], stories[1]);
 }

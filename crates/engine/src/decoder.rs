@@ -20,6 +20,7 @@ use super::cuda::{self, Cuda};
 use super::device::Device;
 #[cfg(not(feature = "cuda"))]
 use super::device::NoGpu;
+use super::engine::EngineOptions;
 use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
 use super::mixer::{Mixer, MixerPart};
@@ -123,6 +124,19 @@ enum Body<A: Arithmetic> {
     Mlp(Mlp<A>),
     Mixture(Box<Mixture<A>>),
     Both(Box<Both<A>>),
+}
+
+/// Kernels of the caller's, which compute with what lies on a device: see [`Decoder::run`].
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Another source has another one.
+    pub name: &'static str,
+    /// CUDA C without headers.
+    pub source: &'static str,
+    /// Those of its kernels that may be run.
+    pub kernels: &'static [&'static str],
+    /// NVRTC's, besides that of the device's architecture.
+    pub options: Vec<String>,
 }
 
 /// What a forward pass needs besides the weights.
@@ -338,6 +352,100 @@ impl Decoder {
             return rows.linear.put(rows.device, (rows.first, first), bytes, write);
         }
         Err(self.spec.unknown_tensor(name))
+    }
+
+    /// Says how much may lie on a device beside the weights: what is free now, less what steps take, and less what keys and values
+    /// may take or, where that is more than a quarter of it, less that quarter.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn make_room(&mut self, options: &EngineOptions) {
+        #[cfg(feature = "cuda")]
+        if let Backend::Cuda(model) = &self.backend {
+            let room = self.kv_room(options.step_tokens + options.max_rows).unwrap_or(0);
+            let left = room - options.kv_memory_bytes.min(room / 4);
+            model.device.held().set_limit(options.held_bytes.min(left));
+        }
+    }
+
+    /// Bytes that lie on a device beside the weights.
+    pub fn held_bytes(&self) -> u64 {
+        match &self.backend {
+            Backend::Cpu(_) => 0,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => model.device.held().bytes(),
+        }
+    }
+
+    /// Where tensors lie on the device beside the weights, which takes over those that it does not have, by their names; `None`: it has
+    /// no room for all of them, or there is no device.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn hold(&mut self, tensors: &[(String, &[u8])]) -> Result<Option<Vec<u64>>, Error> {
+        match &self.backend {
+            Backend::Cpu(_) => Ok(None),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => {
+                let mut held = model.device.held();
+                if !held.has(tensors) {
+                    // Keys and values of the last call would be in the way.
+                    model.passes().clear();
+                }
+                held.hold(&model.device, tensors)
+            }
+        }
+    }
+
+    /// Gives back what lies beside the weights, and takes nothing any more; whether there was something.
+    pub fn give_up_held(&mut self) -> bool {
+        match &self.backend {
+            Backend::Cpu(_) => false,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => model.device.held().give_up(),
+        }
+    }
+
+    /// What weights are rounded to.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where a device has the elements of a tensor, in its type and in the file's order; see [`Decoder::piece_bytes`].
+    pub fn place(&mut self, name: &str) -> Option<u64> {
+        self.piece_bytes(name, self.dtype)?;
+        match &mut self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => {
+                let tensor = self.spec.tensor(name)?;
+                let rows = model.rows(&self.spec, &tensor)?;
+                Some(rows.linear.address(rows.device, rows.first))
+            }
+        }
+    }
+
+    /// Runs a kernel of a program on at least so many threads, in blocks of 256: `job` is its first argument, and the second where
+    /// `report` lies on the device, which is zero before and comes back. It may write what [`Decoder::place`] names.
+    ///
+    /// # Errors
+    /// No device; whatever it refuses.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn run(
+        &mut self,
+        program: &Program,
+        (kernel, threads): (&str, usize),
+        job: &[u8],
+        report: &mut [u8],
+    ) -> Result<(), Error> {
+        self.epoch += 1;
+        match &self.backend {
+            Backend::Cpu(_) => Err(Error::Device {
+                what: "a program of kernels".into(),
+                device: Device::Cpu.to_string(),
+            }),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => {
+                let gpu = &model.device;
+                gpu.held().run(gpu, program, (kernel, threads), job, report)
+            }
+        }
     }
 
     /// Sets which layer comes after which (the data-flow space); a layer may come several times.

@@ -31,6 +31,9 @@ pub struct EngineOptions {
     pub step_tokens: usize,
     /// Rows that are worked on at once.
     pub max_rows: usize,
+    /// Memory for tensors that lie beside the weights, at most; see [`Decoder::hold`]. On a GPU also at most what is free beside steps
+    /// and some keys and values.
+    pub held_bytes: u64,
 }
 
 impl Default for EngineOptions {
@@ -39,6 +42,7 @@ impl Default for EngineOptions {
             kv_memory_bytes: 1 << 30,
             step_tokens: 384,
             max_rows: 256,
+            held_bytes: 0,
         }
     }
 }
@@ -52,6 +56,7 @@ impl EngineOptions {
                 kv_memory_bytes: u64::MAX,
                 step_tokens: 4096,
                 max_rows: 512,
+                held_bytes: u64::MAX,
             },
         }
     }
@@ -192,6 +197,8 @@ pub struct Engine {
     options: EngineOptions,
     /// Memory of the last call, not its contents.
     pool: Option<Pool>,
+    /// What keys and values may take where there is more than that.
+    kv_limit_bytes: u64,
 }
 
 /// Rows at which there is nothing to be gained from fewer.
@@ -202,16 +209,22 @@ const LEAST_STEP: usize = 64;
 impl Engine {
     /// Nothing is computed yet, and no memory for keys and values taken.
     pub fn new(decoder: Decoder, tokenizer: Arc<Tokenizer>, options: EngineOptions) -> Self {
-        let room = decoder.kv_room(options.step_tokens + options.max_rows);
-        Engine {
-            options: EngineOptions {
-                kv_memory_bytes: options.kv_memory_bytes.min(room.unwrap_or(u64::MAX)),
-                ..options
-            },
+        let mut engine = Engine {
+            kv_limit_bytes: options.kv_memory_bytes,
+            options,
             decoder,
             tokenizer,
             pool: None,
-        }
+        };
+        engine.fit();
+        engine
+    }
+
+    /// Takes as much memory for keys and values as there is now: after [`Decoder::hold`] took some.
+    pub fn fit(&mut self) {
+        self.drop_kv();
+        let room = self.decoder.kv_room(self.options.step_tokens + self.options.max_rows);
+        self.options.kv_memory_bytes = self.kv_limit_bytes.min(room.unwrap_or(u64::MAX));
     }
 
     /// Works, and where the GPU's memory runs out meanwhile (somebody else takes some, or rows are longer than usual), begins
@@ -227,10 +240,14 @@ impl Engine {
 
     /// Takes half as much memory from now on; false where that would be too little to work with.
     fn halve(&mut self) -> bool {
+        if self.decoder.give_up_held() {
+            return true;
+        }
         let EngineOptions {
             kv_memory_bytes,
             step_tokens,
             max_rows,
+            ..
         } = &mut self.options;
         if *max_rows <= LEAST_ROWS {
             return false;
@@ -238,6 +255,7 @@ impl Engine {
         *max_rows /= 2;
         *step_tokens = (*step_tokens / 2).max(LEAST_STEP);
         *kv_memory_bytes /= 2;
+        self.kv_limit_bytes = *kv_memory_bytes;
         self.pool = None;
         self.decoder.release_buffers();
         true

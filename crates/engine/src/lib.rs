@@ -95,7 +95,7 @@ mod wrappers;
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
 pub use chat::{among_deep_stacks, on_a_deep_stack, template_value};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Program};
 pub use device::{Device, NoGpu, keep_kernels_in};
 pub use engine::{
     Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest, TokenScore,

@@ -1218,6 +1218,20 @@ fn alone_on_a_gpu_whose_memory_runs_out_fewer_rows_at_a_time_give_the_same_answe
     });
     assert_eq!(answers.unwrap(), expected);
     assert_eq!((starts, gpu.options().max_rows), (2, limit / 2));
+    drop(gpu);
+
+    // What lies beside the weights goes first, and does not come back.
+    let parent = [("parent".to_string(), &vec![1; 160 << 20][..])];
+    let mut weights = decoder(config, DType::F32, Device::Cuda(0));
+    weights.make_room(&options);
+    assert!(weights.hold(&parent).unwrap().is_some());
+    assert_eq!(weights.held_bytes(), 160 << 20);
+    let mut gpu = engine(weights, options);
+    let other = super::cuda::Hog::of_all_memory(0);
+    assert_eq!(gpu.generate(&requests, &mut |_| {}).unwrap(), expected);
+    assert_eq!((gpu.decoder().held_bytes(), gpu.options().max_rows), (0, limit));
+    assert_eq!(gpu.decoder_mut().hold(&parent).unwrap(), None);
+    drop((other, gpu));
 
     let mut gpu = engine(decoder(config, DType::F32, Device::Cuda(0)), options);
     let _other = super::cuda::Hog::of_all_memory(0);
@@ -1259,6 +1273,7 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
                 kv_memory_bytes: blocks * gpu.kv_shape().block_bytes(),
                 step_tokens,
                 max_rows,
+                held_bytes: 0,
             };
             let mut gpu = engine(gpu, options);
             let mut last = Default::default();

@@ -13,13 +13,17 @@ pub(crate) fn band(parents: &Parents<'_>, k: usize, density: f64, gamma: f64) ->
     if density >= 1.0 {
         return Keep::Cut(Cut::Everything);
     }
-    let n = parents.len();
-    let kept = share(density, n);
-    let outliers = share(gamma, n).min(n - kept);
+    let (outliers, kept) = counts(density, gamma, parents.len());
     Keep::Band {
         inner: parents.top(k, outliers),
         outer: parents.top(k, outliers + kept),
     }
+}
+
+/// Of n entries, how many of the largest go, and how many after them stay.
+pub(crate) fn counts(density: f64, gamma: f64, n: usize) -> (usize, usize) {
+    let kept = share(density, n);
+    (share(gamma, n).min(n - kept), kept)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! A [`Plan`] is made once for a recipe: it knows every tensor of the child, and refuses what does not fit before any
 //! work is done. [`Plan::compute`] then makes one tensor, from a [`TensorSource`] that the caller passes in; [`run`]
-//! streams all of them. The search uses [`Resident`], which keeps facts about the parents and redoes only what changed.
+//! streams all of them. The search uses [`Resident`], which keeps facts about the parents, redoes only what changed, and merges
+//! on a [`Device`] where the parents lie there.
 //!
 //! The numeric contract: arithmetic in f32 in recipe order, reductions over elements in f64 over fixed blocks, one
 //! rounding to the nearest even value of the output's dtype, ties in a top-k by the lower index, random masks by counter.
@@ -76,6 +77,7 @@ mod child;
 mod combine;
 mod dare;
 mod della;
+mod device;
 mod fisher;
 mod fused;
 #[cfg(test)]
@@ -126,6 +128,7 @@ mod wudi;
 use std::{borrow::Cow, sync::Arc};
 
 pub use child::{ChildTokenizer, add_tokens, layer_count};
+pub use device::{Device, KERNEL_NAMES, KERNELS, ParentTensor, kernel_options};
 pub use gradient::{Knob, Slopes};
 pub use measured::FISHER_KEY;
 pub use parents::Refusal;

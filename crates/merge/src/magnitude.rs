@@ -416,6 +416,11 @@ impl Bracket {
         }
     }
 
+    /// Whether nothing is open.
+    pub fn is_exact(&self) -> bool {
+        self.missing == 0
+    }
+
     /// The bits of the magnitudes that are open at `index`, as a range.
     pub fn open_bits(&self, index: usize) -> (u32, u32) {
         (self.maybe.least(index), self.sure.least(index))

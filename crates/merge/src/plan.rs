@@ -9,13 +9,13 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    ChildTokenizer, Error, Knob, TensorSource, Vocabulary, anatomy, kept, opcm,
+    ChildTokenizer, Device, Error, Knob, ParentTensor, TensorSource, Vocabulary, anatomy, device, kept, opcm,
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
     pcb,
     resident::{Cache, FactKey},
     spectral::decomposition_flops,
-    stage::{self, Job, Layout},
+    stage::{self, InputTensor, Job, Layout},
     view::{Inputs, Memory, Put, Target, View, all_finite},
 };
 use crate::recipe::{DType, Recipe};
@@ -228,6 +228,42 @@ impl Plan {
         let mut put = |first: usize, bytes: usize, write: &mut dyn FnMut(&mut [u8])| put(first, bytes, write);
         self.chain(source, cache)
             .merge(self.stages.len() - 1, i, Memory::Pieces(most_bytes, &mut put))
+    }
+
+    /// Merges output `i` on a device; false where it is the host's to merge.
+    pub(crate) fn compute_on<D: Device>(
+        &self,
+        i: usize,
+        source: &dyn TensorSource,
+        cache: &Cache,
+        device: &mut D,
+    ) -> Result<bool, D::Error> {
+        let (chain, s) = (self.chain(source, Some(cache)), self.stages.len() - 1);
+        let layout = &self.stages[s].layout;
+        let (output, job) = (&layout.outputs[i], &layout.jobs[i]);
+        let is_a_stages = |input: &InputTensor| chain.stage(&input.model).is_some();
+        if job.alignment.is_some() || job.grams > 0 || job.inputs.iter().any(is_a_stages) {
+            return Ok(false);
+        }
+        let Some(address) = device.place(&output.name) else {
+            return Ok(false);
+        };
+        let tensor = |input: &'_ InputTensor| source.raw(&input.model, &input.tensor);
+        let Some(raw) = job.inputs.iter().map(tensor).collect::<Option<Vec<_>>>() else {
+            return Ok(false);
+        };
+        let tensors = job.inputs.iter().zip(raw).map(|(input, (dtype, bytes))| ParentTensor {
+            model: &input.model,
+            tensor: &input.tensor,
+            dtype,
+            bytes,
+        });
+        let tensors: Vec<ParentTensor<'_>> = tensors.collect();
+        let merged = chain.with_parents(s, output, job, |parents| {
+            device::merge(&job.operation, parents, &tensors, (output, address), device)
+        });
+        // What cannot be read, the host says.
+        merged.unwrap_or(Ok(false))
     }
 
     /// Output `i` as [`Plan::compute_bytes`] gives it, handed to `sink` block by block until that returns false.

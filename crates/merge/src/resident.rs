@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Error, Plan, Slopes, TensorSource, Vocabulary,
+    Device, Error, Plan, Slopes, TensorSource, Vocabulary,
     kept::{Kept, LIMIT_BYTES},
     magnitude::Index,
     view::Put,
@@ -164,6 +164,20 @@ impl<'a> Resident<'a> {
             self.end(plan, i);
         }
         Ok(())
+    }
+
+    /// As [`Resident::compute_into`], on a device where the parents lie there and its kernels know how; false: it is still to be merged
+    /// by the host.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    pub fn compute_on<D: Device>(&mut self, device: &mut D, plan: &Plan, i: usize) -> Result<bool, D::Error> {
+        self.begin(plan, i);
+        let done = plan.compute_on(i, &*self.source, &self.cache, device)?;
+        if done {
+            self.end(plan, i);
+        }
+        Ok(done)
     }
 
     /// What output `i` is held in is about to be written.

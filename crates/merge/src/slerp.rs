@@ -15,9 +15,7 @@ const NO_NORM: f64 = 1e-8;
 
 /// `base` is the index of the tensor at t = 0.
 pub(crate) fn merge(parents: &Parents<'_>, base: usize, t: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
-    let gram = parents.gram();
-    let (a, b) = coefficients(gram[0], gram[3], gram[1], f64::from(t));
-    let weights = if base == 0 { [a, b] } else { [b, a] };
+    let weights = weights(parents, base, t);
     Ok(parents.inputs.write(
         out,
         #[inline(always)]
@@ -27,6 +25,13 @@ pub(crate) fn merge(parents: &Parents<'_>, base: usize, t: f32, out: &mut Target
             }
         },
     ))
+}
+
+/// The factors of both tensors, in the recipe's order.
+pub(crate) fn weights(parents: &Parents<'_>, base: usize, t: f32) -> [f32; 2] {
+    let gram = parents.gram();
+    let (a, b) = coefficients(gram[0], gram[3], gram[1], f64::from(t));
+    if base == 0 { [a, b] } else { [b, a] }
 }
 
 /// The factors of both tensors, from their squared norms and their inner product.

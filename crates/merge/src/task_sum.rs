@@ -159,8 +159,6 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
     let scales: Vec<f32> = (0..models.len())
         .map(|i| scale(parents, models[i], &keeps[i], &sum.terms[i], sum.rescale))
         .collect();
-    let total: f32 = sum.terms.iter().map(|t| t.weight).sum();
-    let total = if total.abs() < 1e-8 { 1.0 } else { total };
     let mut pass = Pass {
         sum,
         base,
@@ -168,7 +166,7 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
         keeps,
         brackets,
         scales,
-        total,
+        total: total(sum),
         open: Mutex::default(),
     };
     let finite = match parents.inputs.all_bf16().filter(|_| pass.terms().fit()) {
@@ -193,11 +191,17 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
     Ok(finite & rewritten)
 }
 
+/// What a sum of all models is divided by, where it is divided.
+pub(crate) fn total(sum: &TaskSum) -> f32 {
+    let total: f32 = sum.terms.iter().map(|t| t.weight).sum();
+    if total.abs() < 1e-8 { 1.0 } else { total }
+}
+
 /// The last pass over the parents, with all that it needs to know.
 ///
 /// Where an index leaves a few entries open, the pass notes them; then the cuts are made exact, and the chunks that hold
 /// such entries are made again.
-struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     sum: &'a TaskSum,
     base: usize,
     models: Vec<usize>,
@@ -209,7 +213,21 @@ struct Pass<'a> {
     open: Mutex<Vec<(usize, usize, Place)>>,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// With nothing left open; `None` without a base.
+    pub fn exact(parents: &Parents<'_>, sum: &'a TaskSum, keeps: Vec<Keep>, scales: Vec<f32>) -> Option<Self> {
+        Some(Pass {
+            sum,
+            base: parents.base?,
+            models: parents.models(),
+            brackets: keeps.iter().map(|_| None).collect(),
+            keeps,
+            scales,
+            total: total(sum),
+            open: Mutex::default(),
+        })
+    }
+
     fn terms(&self) -> fused::Terms<'_> {
         fused::Terms {
             sum: self.sum,
@@ -221,7 +239,7 @@ impl Pass<'_> {
     }
 
     #[inline(always)]
-    fn chunk(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
+    pub fn chunk(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
         let terms = self.terms();
         if !terms.fit() {
             return self.general(start, chunks, scratch, out);
@@ -419,23 +437,41 @@ fn keep(parents: &Parents<'_>, k: usize, term: &Term, rescale: Rescale) -> Resul
     })
 }
 
-/// The factor that makes up for what the trim took away.
-fn scale(parents: &Parents<'_>, k: usize, keep: &Keep, term: &Term, rescale: Rescale) -> f32 {
+/// The factor that makes up for what the trim takes away; `None`: it restores the length, see [`restoring_scale`].
+pub(crate) fn known_scale(term: &Term, rescale: Rescale) -> Option<f32> {
     let density = match term.trim {
-        Trim::Nothing => return 1.0,
+        Trim::Nothing => return Some(1.0),
         Trim::Smallest { density }
         | Trim::Outliers { density, .. }
         | Trim::Random { density, .. }
         | Trim::Ranked { density, .. } => density,
     };
     // Of nothing, nothing is made up for.
-    if density >= 1.0 || density <= 0.0 || rescale == Rescale::None {
-        return 1.0;
+    if density >= 1.0 || density <= 0.0 {
+        return Some(1.0);
     }
-    if rescale == Rescale::Expectation {
+    match rescale {
+        Rescale::None => Some(1.0),
         // DELLA's factors carry their own probabilities.
-        let divided = matches!(term.trim, Trim::Ranked { .. });
-        return if divided { 1.0 } else { (1.0 / density) as f32 };
+        Rescale::Expectation if matches!(term.trim, Trim::Ranked { .. }) => Some(1.0),
+        Rescale::Expectation => Some((1.0 / density) as f32),
+        Rescale::L1 => None,
+    }
+}
+
+/// The factor that gives what is kept of a task vector its ‖τ‖₁ again.
+pub(crate) fn restoring_scale(before: f64, after: f64) -> f32 {
+    if before < 1e-7 || after < 1e-7 {
+        1.0
+    } else {
+        (before / after) as f32
+    }
+}
+
+/// The factor that makes up for what the trim took away.
+fn scale(parents: &Parents<'_>, k: usize, keep: &Keep, term: &Term, rescale: Rescale) -> f32 {
+    if let Some(known) = known_scale(term, rescale) {
+        return known;
     }
     let before = parents.l1(k);
     let base = parents.base.unwrap_or(k);
@@ -451,9 +487,5 @@ fn scale(parents: &Parents<'_>, k: usize, keep: &Keep, term: &Term, rescale: Res
         )
         .iter()
         .sum();
-    if before < 1e-7 || after < 1e-7 {
-        1.0
-    } else {
-        (before / after) as f32
-    }
+    restoring_scale(before, after)
 }

@@ -208,7 +208,8 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     // was there before the first question is none.
     let held = asking.kv_held_bytes();
     let answered = environment::resident_bytes().map(|bytes| bytes.saturating_sub(held));
-    findings.device_memory_bytes = (!prepared.runtime().device.is_cpu()).then(|| asking.weight_bytes() + most_keys);
+    let on_device = || asking.weight_bytes() + asking.held_bytes() + most_keys;
+    findings.device_memory_bytes = (!prepared.runtime().device.is_cpu()).then(on_device);
     let on_host = |bytes: u64| if prepared.runtime().device.is_cpu() { bytes } else { 0 };
     // Merging takes most while facts about the parents are found, which is over when the final begins.
     let in_search = peak.map(|bytes| bytes + on_host(of_search));

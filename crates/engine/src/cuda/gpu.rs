@@ -6,8 +6,9 @@
 #![allow(unsafe_code)] // foreign calls; see SAFETY at each
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::cublas::{self, CudaBlas};
 use cudarc::driver::{
@@ -15,9 +16,11 @@ use cudarc::driver::{
     PinnedHostSlice, PushKernelArg, result, sys,
 };
 use heterosis_isa::DType;
+use rayon::prelude::*;
 
 use super::super::Error;
 use super::super::device::NoGpu;
+use super::held::Held;
 use super::kernels::{self, ON_TENSOR_CORES, Wanted};
 use super::ring::Ring;
 
@@ -27,6 +30,8 @@ const BLAS_WORKSPACE: usize = 32 << 20;
 const RING: usize = if cfg!(test) { 12 << 10 } else { 192 << 20 };
 /// Bytes that are written to it at once: while one piece is copied, others are written.
 pub const PIECE: usize = RING / 6;
+/// Bytes that one thread copies at once.
+const COPIED_AT_ONCE: usize = 1 << 20;
 /// Dimensions of a head that any kernel takes.
 pub const LARGEST_HEAD: usize = 256;
 
@@ -39,6 +44,7 @@ pub struct Gpu {
     pinned: Arc<Mutex<Vec<PinnedHostSlice<u32>>>>,
     /// Taken out by whoever writes weights.
     ring: Mutex<Option<PinnedRing>>,
+    held: Mutex<Held>,
     /// How often a buffer has moved to other memory.
     moves: AtomicU64,
     /// A step is being recorded.
@@ -186,11 +192,12 @@ impl Gpu {
         }
         Ok(Arc::new(Gpu {
             dtype: wanted.dtype,
-            kernels: kernels::load(&context, wanted)?,
+            kernels: kernels::load_wanted(&context, wanted)?,
             stream,
             blas,
             pinned: Arc::default(),
             ring: Mutex::default(),
+            held: Mutex::default(),
             moves: AtomicU64::new(0),
             records: AtomicBool::new(false),
             _workspace: workspace,
@@ -223,6 +230,25 @@ impl Gpu {
             get(CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &mut used).during(asking)?;
         }
         Ok(reserved.saturating_sub(used))
+    }
+
+    /// What lies on the device beside the weights.
+    pub fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn context(&self) -> &Arc<CudaContext> {
+        self.stream.context()
+    }
+
+    /// Makes `bytes` bytes zero.
+    pub fn zero(&self, at: Address, bytes: usize) -> Result<(), Error> {
+        self.bind()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: the callers name buffers that they hold, in their size.
+        unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }.during("clearing memory")
     }
 
     /// How often a [`Buffer`] has moved.
@@ -299,7 +325,9 @@ impl Gpu {
     pub fn write(&self, memory: &CudaSlice<u8>, first: usize, bytes: &[u8]) -> Result<(), Error> {
         for (piece, bytes) in (0..).zip(bytes.chunks(PIECE)) {
             self.put(memory, first + piece * PIECE, bytes.len(), &mut |piece| {
-                piece.copy_from_slice(bytes)
+                let parts = bytes.par_chunks(COPIED_AT_ONCE);
+                let parts = piece.par_chunks_mut(COPIED_AT_ONCE).zip(parts);
+                parts.for_each(|(piece, bytes)| piece.copy_from_slice(bytes));
             })?;
         }
         Ok(())
@@ -384,6 +412,23 @@ impl Gpu {
         // SAFETY: the arguments are those of the kernel's declaration, and the addresses stay valid on this stream.
         unsafe { builder.launch(config) }.during(kernel)?;
         Ok(())
+    }
+
+    /// Launches a kernel of the caller's with `blocks` blocks of 256 threads: `job` is its first argument, an address its second.
+    pub fn launch_job(&self, kernel: &CudaFunction, blocks: usize, job: &[u8], address: Address) -> Result<(), Error> {
+        if blocks == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        let mut arguments = [
+            job.as_ptr().cast_mut().cast::<c_void>(),
+            (&raw const address).cast_mut().cast(),
+        ];
+        let (grid, block, stream) = ((blocks as u32, 1, 1), (256, 1, 1), self.stream.cu_stream());
+        // SAFETY: the driver copies the arguments, which are those of the kernel's declaration, before it returns. That what the job
+        // names lies where it says is the caller's promise; nothing of the host depends on it.
+        unsafe { result::launch_kernel(kernel.cu_function(), grid, block, 0, stream, &mut arguments) }
+            .during("a merge on the device")
     }
 
     /// One thread for each of `count` elements.

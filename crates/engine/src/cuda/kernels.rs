@@ -82,40 +82,74 @@ impl Wanted {
         ]
     }
 
-    /// Names all that the machine code depends on.
-    fn file_name(self, capability: u32, nvrtc: (i32, i32)) -> String {
+    /// Names all that the machine code depends on, besides the device and NVRTC.
+    fn name(self) -> String {
         let Self {
             dtype,
             head_dim,
             softcap,
         } = self;
-        let (major, minor) = nvrtc;
         let capped = if softcap { "-capped" } else { "" };
-        let dtype = dtype.name();
-        format!("{BUILD}-nvrtc{major}.{minor}-sm_{capability}-{dtype}-{head_dim}{capped}.cubin")
+        format!("{BUILD}-{}-{head_dim}{capped}", dtype.name())
+    }
+
+    fn source(self, capability: u32) -> Source<'static> {
+        let on_tensor_cores = self.on_tensor_cores(capability).then_some(ON_TENSOR_CORES);
+        Source {
+            text: include_str!("kernels.cu"),
+            options: self.options(capability),
+            name: self.name(),
+            kernels: KERNELS.into_iter().chain(on_tensor_cores).collect(),
+        }
     }
 }
 
-/// Compiles the kernels for the device that is there, or takes what an earlier program compiled.
-pub fn load(context: &Arc<CudaContext>, wanted: Wanted) -> Result<HashMap<&'static str, CudaFunction>, Error> {
+/// What is compiled.
+pub struct Source<'a> {
+    pub text: &'a str,
+    pub options: Vec<String>,
+    /// Another text, or other options, have another one.
+    pub name: String,
+    pub kernels: Vec<&'static str>,
+}
+
+impl Source<'_> {
+    /// Names all that the machine code depends on.
+    fn file_name(&self, capability: u32, nvrtc: (i32, i32)) -> String {
+        let (major, minor) = nvrtc;
+        format!("{}-nvrtc{major}.{minor}-sm_{capability}.cubin", self.name)
+    }
+}
+
+/// The kernels that a model needs, on the device that is there.
+pub fn load_wanted(context: &Arc<CudaContext>, wanted: Wanted) -> Result<HashMap<&'static str, CudaFunction>, Error> {
     if wanted.head_dim > LARGEST_HEAD {
         return Err(Error::Device {
             what: format!("a head of {} dimensions (at most {LARGEST_HEAD})", wanted.head_dim),
             device: "cuda".into(),
         });
     }
+    load(context, &wanted.source(capability(context)?))
+}
+
+fn capability(context: &Arc<CudaContext>) -> Result<u32, Error> {
     let (major, minor) = context.compute_capability().during(COMPILING)?;
-    let capability = (major * 10 + minor) as u32;
-    let kept = kernels_folder().map(|folder| folder.join(wanted.file_name(capability, nvrtc_version())));
+    Ok((major * 10 + minor) as u32)
+}
+
+/// Compiles kernels for the device that is there, or takes what an earlier program compiled.
+pub fn load(context: &Arc<CudaContext>, source: &Source<'_>) -> Result<HashMap<&'static str, CudaFunction>, Error> {
+    let capability = capability(context)?;
+    let kept = kernels_folder().map(|folder| folder.join(source.file_name(capability, nvrtc_version())));
     if let Some(file) = &kept
         && let Ok(cubin) = fs::read(file)
-        && let Ok(functions) = functions(context, Ptx::from_binary(cubin), wanted, capability)
+        && let Ok(functions) = functions(context, Ptx::from_binary(cubin), source)
     {
         return Ok(functions);
     }
-    match compile(wanted, capability)? {
+    match compile(source, capability)? {
         Image::Cubin(cubin) => {
-            let functions = functions(context, Ptx::from_binary(cubin.clone()), wanted, capability)?;
+            let functions = functions(context, Ptx::from_binary(cubin.clone()), source)?;
             if let Some(file) = kept {
                 // A folder that cannot be written costs the next program some seconds.
                 let _ = keep(&file, &cubin);
@@ -124,7 +158,7 @@ pub fn load(context: &Arc<CudaContext>, wanted: Wanted) -> Result<HashMap<&'stat
         }
         Image::Ptx(ptx) => {
             let text = String::from_utf8_lossy(&ptx);
-            functions(context, Ptx::from_src(text.trim_end_matches('\0')), wanted, capability)
+            functions(context, Ptx::from_src(text.trim_end_matches('\0')), source)
         }
     }
 }
@@ -132,14 +166,12 @@ pub fn load(context: &Arc<CudaContext>, wanted: Wanted) -> Result<HashMap<&'stat
 fn functions(
     context: &Arc<CudaContext>,
     image: Ptx,
-    wanted: Wanted,
-    capability: u32,
+    source: &Source<'_>,
 ) -> Result<HashMap<&'static str, CudaFunction>, Error> {
     let module = context.load_module(image).during(COMPILING)?;
-    let on_tensor_cores = wanted.on_tensor_cores(capability).then_some(ON_TENSOR_CORES);
-    let names = KERNELS.into_iter().chain(on_tensor_cores);
+    let names = source.kernels.iter();
     names
-        .map(|name| Ok((name, module.load_function(name).during(COMPILING)?)))
+        .map(|name| Ok((*name, module.load_function(name).during(COMPILING)?)))
         .collect()
 }
 
@@ -162,13 +194,13 @@ fn nvrtc_version() -> (i32, i32) {
 }
 
 /// Machine code for the card; where NVRTC does not know it, PTX of the newest older kind that it knows.
-fn compile(wanted: Wanted, capability: u32) -> Result<Image, Error> {
-    let refused = match program(wanted, capability, &format!("sm_{capability}")) {
+fn compile(source: &Source<'_>, capability: u32) -> Result<Image, Error> {
+    let refused = match program(source, &format!("sm_{capability}")) {
         Ok(program) => return program.cubin().map(Image::Cubin),
         Err(refused) => refused,
     };
     let older = KNOWN.into_iter().filter(|known| *known < capability);
-    let mut compiled = older.map(|known| program(wanted, capability, &format!("compute_{known}")));
+    let mut compiled = older.map(|known| program(source, &format!("compute_{known}")));
     match compiled.find_map(Result::ok) {
         Some(program) => program.ptx().map(Image::Ptx),
         // What was wrong with the first try is what is wrong.
@@ -186,10 +218,10 @@ impl Drop for Program {
     }
 }
 
-fn program(wanted: Wanted, capability: u32, architecture: &str) -> Result<Program, Error> {
-    let source = std::ffi::CString::new(include_str!("kernels.cu")).during(COMPILING)?;
-    let program = Program(result::create_program(&source, None).during(COMPILING)?);
-    let mut options = wanted.options(capability);
+fn program(source: &Source<'_>, architecture: &str) -> Result<Program, Error> {
+    let text = std::ffi::CString::new(source.text).during(COMPILING)?;
+    let program = Program(result::create_program(&text, None).during(COMPILING)?);
+    let mut options = source.options.clone();
     options.push(format!("--gpu-architecture={architecture}"));
     // SAFETY: the program lives.
     let compiled = unsafe { result::compile_program(program.0, &options) };
@@ -253,13 +285,14 @@ mod tests {
                 ..wanted
             },
         ];
-        let name = wanted.file_name(90, (13, 0));
+        let file = |wanted: Wanted, capability, nvrtc| wanted.source(capability).file_name(capability, nvrtc);
+        let name = file(wanted, 90, (13, 0));
         for other in others {
-            assert_ne!(other.file_name(90, (13, 0)), name);
+            assert_ne!(file(other, 90, (13, 0)), name);
             assert_ne!(other.options(90), wanted.options(90));
         }
-        assert_ne!(wanted.file_name(89, (13, 0)), name);
-        assert_ne!(wanted.file_name(90, (12, 8)), name);
+        assert_ne!(file(wanted, 89, (13, 0)), name);
+        assert_ne!(file(wanted, 90, (12, 8)), name);
         assert!(!wanted.on_tensor_cores(75) && wanted.on_tensor_cores(80));
     }
 }

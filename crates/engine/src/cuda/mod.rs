@@ -5,6 +5,7 @@
 //! are recorded and replayed, see [`recording`].
 
 mod gpu;
+mod held;
 mod kernels;
 mod layout;
 mod recording;
@@ -50,6 +51,11 @@ pub(super) struct Linear {
 }
 
 impl Linear {
+    /// Where the weight of an output stands.
+    pub fn address(&self, gpu: &Gpu, output: usize) -> Address {
+        gpu.address(&self.weight) + (output * self.inputs * gpu.element_bytes()) as u64
+    }
+
     /// Writes bytes of the weight's elements, at most [`PIECE`], from byte `at` of output `first` on.
     pub fn put(
         &mut self,

@@ -1,0 +1,277 @@
+// Merges of tensors that lie on a device, compiled at run time (NVRTC) for one type of parents (PARENT 0: float, 1: bfloat16, 2:
+// half) and one of weights (ELEMENT, likewise), without fused operations (--fmad=false). Each element goes through the operations
+// of fused.rs, linear.rs and slerp.rs in their order, so that its bits are those of the CPU. No header is needed.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#ifndef EMULATED
+__device__ __forceinline__ u32 float_bits(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ float bits_float(u32 x) { return __uint_as_float(x); }
+#endif
+
+// Elements of one thread: 16 bytes, where each has two.
+#define GROUP 8
+// Models of one sum, and places whose fate a launch may leave open: as in device.rs.
+#define MOST 4
+#define MOST_OPEN 128
+// The numbers that stand for f32, bf16 and f16.
+#define F32 0
+#define BF16 1
+#define F16 2
+
+// As of crates/isa/src/dtype.rs.
+__device__ __forceinline__ float widen(u32 bits, u32 type) {
+    if (type == F32) return bits_float(bits);
+    if (type == BF16) return bits_float(bits << 16);
+    u32 sign = (bits & 0x8000u) << 16, magnitude = (bits & 0x7fffu) << 13;
+    u32 scaled = float_bits(bits_float(magnitude) * bits_float((127u + 112u) << 23));
+    return bits_float(sign | (magnitude >= 0x7c00u << 13 ? magnitude | 0x7f800000u : scaled));
+}
+
+__device__ __forceinline__ u32 narrow(float x, u32 type) {
+    u32 bits = float_bits(x), magnitude = bits & 0x7fffffffu;
+    if (type == F32) return bits;
+    if (type == BF16) return magnitude > 0x7f800000u ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    u32 sign = bits >> 16 & 0x8000u;
+    if (magnitude >= (127u + 16u) << 23) return sign | (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u);
+    if (magnitude < (127u - 14u) << 23) return sign | (float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f));
+    return sign | (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+}
+
+#define BYTES(type) ((type) == F32 ? 4 : 2)
+
+// GROUP elements of a parent, fewer at a tensor's end.
+struct Group {
+    u32 words[GROUP * BYTES(PARENT) / 4];
+
+    __device__ __forceinline__ void read(u64 address, u64 first, u32 count) {
+        const u8 *from = (const u8 *)address + first * BYTES(PARENT);
+        if (count == GROUP) {
+            for (u32 i = 0; i < GROUP * BYTES(PARENT) / 16; i++) {
+                uint4 four = ((const uint4 *)from)[i];
+                words[4 * i] = four.x, words[4 * i + 1] = four.y, words[4 * i + 2] = four.z, words[4 * i + 3] = four.w;
+            }
+            return;
+        }
+        for (u32 i = 0; i < GROUP * BYTES(PARENT) / 4; i++) words[i] = 0;
+        for (u32 i = 0; i < count; i++) {
+            if (PARENT == F32) words[i] = ((const u32 *)from)[i];
+            else words[i / 2] |= (u32)((const u16 *)from)[i] << i % 2 * 16;
+        }
+    }
+
+    __device__ __forceinline__ float at(u32 i) const {
+        return widen(PARENT == F32 ? words[i] : words[i / 2] >> i % 2 * 16 & 0xffffu, PARENT);
+    }
+};
+
+// What a launch finds out, besides what it writes.
+struct Report {
+    u32 found, not_finite;
+    struct {
+        u32 part, index, bits;
+    } open[MOST_OPEN];
+};
+
+// Where merged elements go.
+struct Output {
+    u64 address;
+    u32 count;
+    u32 type; // to which they are rounded before they become elements
+};
+
+__device__ __forceinline__ void store(Output out, u64 i, float x, Report *report) {
+    u32 bits = narrow(x, out.type);
+    float rounded = widen(bits, out.type);
+    if ((float_bits(rounded) & 0x7f800000u) == 0x7f800000u && report) report->not_finite = 1;
+    if (out.type != ELEMENT) bits = narrow(rounded, ELEMENT);
+    if (ELEMENT == F32) ((u32 *)out.address)[i] = bits;
+    else ((u16 *)out.address)[i] = (u16)bits;
+}
+
+// As of magnitude.rs: larger magnitudes are kept, and equal ones up to index `last`.
+struct Cut { u32 bits, last; };
+__device__ __forceinline__ u32 least(Cut cut, u32 i) { return cut.bits + (i > cut.last); }
+
+// A cut that is known but for a few entries.
+struct Bracket { Cut sure, maybe; };
+
+// A model of a sum: entries of its task vector inside `outer` and outside `inner` stay, those that a random number lets stay.
+struct Part {
+    u64 address;
+    u64 key, threshold;
+    Bracket outer, inner;
+    float scale, weight;
+};
+
+struct Sum {
+    Output out;
+    u64 base;
+    Part parts[MOST];
+    u32 models;
+    u32 elect, normalize;
+    float total, lambda;
+    u32 is_random;
+};
+
+// Magnitudes that stay, and those whose fate is open, at one index.
+struct Window { u32 outer, inner, maybe_outer, maybe_inner; };
+
+__device__ __forceinline__ Window window(const Part &part, u32 i) {
+    return {least(part.outer.sure, i), least(part.inner.sure, i), least(part.outer.maybe, i), least(part.inner.maybe, i)};
+}
+
+__device__ __forceinline__ bool stays(const Part &part, Window w, u32 magnitude, u32 i, u32 is_random) {
+    if (magnitude < w.outer || magnitude >= w.inner) return false;
+    if (!is_random || part.threshold >> 32) return true;
+    // As of random.rs: SplitMix64.
+    u64 z = part.key + ((u64)i + 1) * 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return (z ^ z >> 31) >> 32 < part.threshold;
+}
+
+extern "C" __global__ void sum(const Sum sum, Report *report) {
+    u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
+    if (first >= sum.out.count) return;
+    u32 count = min(sum.out.count - first, (u32)GROUP);
+    Group base, models[MOST];
+    Window windows[MOST];
+    base.read(sum.base, first, count);
+    bool moves = false; // within the group
+#pragma unroll
+    for (u32 k = 0; k < MOST; k++) {
+        if (k >= sum.models) break;
+        models[k].read(sum.parts[k].address, first, count);
+        windows[k] = window(sum.parts[k], first);
+        Window end = window(sum.parts[k], first + count - 1);
+        moves |= end.outer != windows[k].outer || end.inner != windows[k].inner;
+        moves |= end.maybe_outer != windows[k].maybe_outer || end.maybe_inner != windows[k].maybe_inner;
+    }
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) {
+        if (i >= count) break;
+        float b = base.at(i), deltas[MOST], all = 0.0f;
+#pragma unroll
+        for (u32 k = 0; k < MOST; k++) {
+            if (k >= sum.models) break;
+            const Part &part = sum.parts[k];
+            Window w = moves ? window(part, first + i) : windows[k];
+            float tau = models[k].at(i) - b;
+            u32 magnitude = float_bits(tau) & 0x7fffffffu;
+            bool open = (magnitude >= w.maybe_outer && magnitude < w.outer) || (magnitude >= w.maybe_inner && magnitude < w.inner);
+            if (open) {
+                u32 at = atomicAdd(&report->found, 1u);
+                if (at < MOST_OPEN) report->open[at] = {k, first + i, magnitude};
+            }
+            float kept = stays(part, w, magnitude, first + i, sum.is_random) ? tau : 0.0f;
+            deltas[k] = kept * part.scale * part.weight;
+            all += deltas[k];
+        }
+        float merged = all, divisor = sum.total;
+        if (sum.elect) {
+            merged = divisor = 0.0f;
+            u32 negative = all < 0.0f ? 0x80000000u : 0u;
+#pragma unroll
+            for (u32 k = 0; k < MOST; k++) {
+                if (k >= sum.models) break;
+                // The elected sign is made +. A zero has no sign; a NaN agrees, so that it is not lost.
+                float along = bits_float(float_bits(deltas[k]) ^ negative);
+                bool disagrees = along <= 0.0f;
+                merged += disagrees ? 0.0f : along;
+                divisor += disagrees ? 0.0f : sum.parts[k].weight;
+            }
+            merged = bits_float(float_bits(merged) ^ negative);
+            divisor = divisor == 0.0f ? 1.0f : divisor;
+        }
+        if (sum.normalize) merged /= divisor;
+        store(sum.out, first + i, b + merged * sum.lambda, report);
+    }
+}
+
+// What a cut left open, once it is known: some elements anew.
+struct Patch {
+    Output out;
+    u32 places[MOST_OPEN];
+    float values[MOST_OPEN];
+};
+
+extern "C" __global__ void patch(const Patch patch) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < patch.out.count) store(patch.out, patch.places[i], patch.values[i], 0);
+}
+
+// A sum of whole tensors.
+#define MOST_MIXED 8
+struct Mix {
+    Output out;
+    u64 models[MOST_MIXED];
+    float weights[MOST_MIXED];
+    u32 count;
+    u32 from_zero; // the first is added to 0, which makes a difference to -0
+    u32 divides;
+    float total;
+};
+
+extern "C" __global__ void mix(const Mix mix, Report *report) {
+    u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
+    if (first >= mix.out.count) return;
+    u32 count = min(mix.out.count - first, (u32)GROUP);
+    float sums[GROUP];
+#pragma unroll
+    for (u32 k = 0; k < MOST_MIXED; k++) {
+        if (k >= mix.count) break;
+        Group model;
+        model.read(mix.models[k], first, count);
+        float weight = mix.weights[k];
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) {
+            float product = weight * model.at(i);
+            sums[i] = k == 0 ? (mix.from_zero ? 0.0f + product : product) : sums[i] + product;
+        }
+    }
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) {
+        if (i >= count) break;
+        store(mix.out, first + i, mix.divides ? sums[i] / mix.total : sums[i], report);
+    }
+}
+
+// The sum of |kept tau| over each CHUNK elements of one model, in double and in the order of `sum_abs` in view.rs: LANES sums side by
+// side, then these, then what is left. LANES threads for each chunk, 256 a block.
+#define CHUNK 2048
+#define LANES 16
+struct Length {
+    u64 base;
+    Part part;
+    u32 count;
+    u32 is_random;
+};
+
+__device__ __forceinline__ float element_at(u64 address, u32 i) {
+    return widen(PARENT == F32 ? ((const u32 *)address)[i] : ((const u16 *)address)[i], PARENT);
+}
+
+__device__ __forceinline__ double kept_magnitude(const Length &of, u32 i) {
+    u32 magnitude = float_bits(element_at(of.part.address, i) - element_at(of.base, i)) & 0x7fffffffu;
+    return stays(of.part, window(of.part, i), magnitude, i, of.is_random) ? (double)bits_float(magnitude) : 0.0;
+}
+
+extern "C" __global__ void length(const Length of, double *sums) {
+    __shared__ double lanes[256];
+    u32 chunk = (blockIdx.x * blockDim.x + threadIdx.x) / LANES, lane = threadIdx.x % LANES;
+    u64 start = (u64)chunk * CHUNK;
+    u32 from = start < of.count ? (u32)start : of.count, len = min(of.count - from, (u32)CHUNK), whole = len / LANES * LANES;
+    double own = 0.0;
+    for (u32 i = lane; i < whole; i += LANES) own += kept_magnitude(of, from + i);
+    lanes[threadIdx.x] = own;
+    __syncthreads();
+    if (lane > 0 || len == 0) return;
+    double sum = 0.0, rest = 0.0;
+    for (u32 i = 0; i < LANES; i++) sum += lanes[threadIdx.x + i];
+    for (u32 i = whole; i < len; i++) rest += kept_magnitude(of, from + i);
+    sums[chunk] = sum + rest;
+}
