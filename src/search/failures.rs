@@ -23,18 +23,15 @@ const BREAKDOWNS: usize = 3;
 /// Failures in a row of any kind, a command's own refusals included.
 const REFUSALS: usize = 20;
 
-/// Between one question whether anybody can still be scored and the next: a service that is started again is back by then.
-const PATIENCE: [Duration; 3] = [
-    Duration::from_secs(5),
-    Duration::from_secs(30),
-    Duration::from_secs(120),
-];
+/// What part of the space's patience passes between one question whether anybody can still be scored and the next: of the usual
+/// 155 seconds 5, 30 and 120.
+const PAUSES: [f64; 3] = [5.0 / 155.0, 30.0 / 155.0, 120.0 / 155.0];
 
 /// Questions of each task that are proof enough.
 const PROOF: usize = 8;
 
-/// Who hangs takes so long that waiting beside it is no patience.
-const LONGEST: Duration = Duration::from_secs(600);
+/// Who hangs takes so many times the patience that waiting beside it is none.
+const LONGEST: u32 = 4;
 
 /// Since somebody was last scored.
 #[derive(Default)]
@@ -138,10 +135,11 @@ impl Run<'_, '_> {
         entrant: &Entrant,
         exam: &Exam,
     ) -> Result<Result<Evaluation, Unscored>, Interrupt> {
-        let pauses = if self.streak.breakdowns == 0 { PATIENCE.len() } else { 1 };
+        let all = self.pauses();
+        let pauses = if self.streak.breakdowns == 0 { all.len() } else { 1 };
         let began = self.chronicle.elapsed_ms();
         let mut again = None;
-        for pause in &PATIENCE[..pauses] {
+        for pause in &all[..pauses] {
             if again.is_some() && !self.has_patience_for(*pause, began) {
                 break;
             }
@@ -155,11 +153,15 @@ impl Run<'_, '_> {
         Ok(again.expect("there is at least one pause"))
     }
 
+    fn pauses(&self) -> [Duration; 3] {
+        PAUSES.map(|part| self.plan.space.fitness.patience().mul_f64(part))
+    }
+
     /// Neither hanging programs nor a budget of time are waited beyond.
     fn has_patience_for(&self, pause: Duration, began_ms: u64) -> bool {
         let now = self.chronicle.elapsed_ms();
         let is_in_time = |budget: u64| now + pause.as_millis() as u64 <= budget;
-        Duration::from_millis(now.saturating_sub(began_ms)) < LONGEST
+        Duration::from_millis(now.saturating_sub(began_ms)) < LONGEST * self.plan.space.fitness.patience()
             && self.plan.budget.duration_ms.is_none_or(is_in_time)
     }
 
@@ -179,7 +181,8 @@ impl Run<'_, '_> {
         let known = self.again(&known)?;
         let exam = &exam.beginning(PROOF);
         let began = self.chronicle.elapsed_ms();
-        let mut patience = PATIENCE.iter();
+        let pauses = self.pauses();
+        let mut patience = pauses.iter();
         while let Err(failure) = self.prove_once(&known, exam)? {
             let Some(pause) = patience.next().filter(|pause| self.has_patience_for(**pause, began)) else {
                 return Err(self.nobody_answers(entrant, reason).into());
@@ -192,7 +195,7 @@ impl Run<'_, '_> {
             self.chronicle.note(Level::Warning, message)?;
             self.rest(*pause)?;
         }
-        let has_waited = patience.len() < PATIENCE.len();
+        let has_waited = patience.len() < pauses.len();
         if has_waited && self.streak.all > 0 {
             return Err(self.nobody_answers(entrant, reason).into());
         }

@@ -15,7 +15,7 @@ mod read;
 mod unsearched;
 mod widen;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
@@ -392,6 +392,13 @@ impl Fitness {
         scores.or(self.engine.as_ref().map(|engine| &*engine.command))
     }
 
+    /// How long an outage of that program may last.
+    pub fn patience(&self) -> Duration {
+        let scores = self.command.as_ref().map(|command| command.patience);
+        let seconds = scores.or(self.engine.as_ref().map(|engine| engine.patience));
+        Duration::from_secs_f64(seconds.unwrap_or(PATIENCE_S))
+    }
+
     pub fn is_pareto(&self) -> bool {
         self.objectives == Objectives::Pareto
     }
@@ -404,6 +411,9 @@ pub struct EngineCommand {
     pub command: Vec<String>,
     /// Seconds that it may say nothing when it was asked something.
     pub timeout: f64,
+    /// Seconds that an outage of it may last.
+    #[serde(skip_serializing_if = "is_usual_patience")]
+    pub patience: f64,
     /// What weights are rounded to, where nothing else is said on the command line.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_word")]
     pub dtype: Option<DType>,
@@ -432,9 +442,20 @@ pub struct Command {
     pub serve: bool,
     /// Seconds until an answer is no longer waited for.
     pub timeout: f64,
+    /// Seconds that an outage of it may last: so long somebody is waited for who was scored before.
+    #[serde(skip_serializing_if = "is_usual_patience")]
+    pub patience: f64,
     /// Copies of it that run side by side, each asked for one candidate at a time.
     #[serde(skip_serializing_if = "is_one")]
     pub workers: usize,
+}
+
+/// A service that is started again is back by then.
+pub const PATIENCE_S: f64 = 155.0;
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_usual_patience(seconds: &f64) -> bool {
+    *seconds == PATIENCE_S
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{
     Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, Error, Finale, Fitness, Gene, Guard, Guide,
-    Hybrid, LayerGroups, Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin,
-    Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
+    Hybrid, LayerGroups, Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PATIENCE_S, PS_CHILD,
+    ParameterSpace, Pin, Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, DType, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
@@ -715,13 +715,13 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     })
 }
 
-/// The keys `command`, `questions`, `materialize`, `serve`, `timeout` and `workers`.
+/// The keys `command`, `questions`, `materialize`, `serve`, `timeout`, `patience` and `workers`.
 fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     let (materialize, timeout) = (map.optional("materialize"), map.optional("timeout"));
     let (workers, questions) = (map.optional("workers"), map.optional("questions"));
-    let serve = map.optional("serve");
+    let (serve, patience) = (map.optional("serve"), map.optional("patience"));
     let Some(node) = map.optional("command") else {
-        return match materialize.or(serve).or(timeout).or(workers).or(questions) {
+        return match materialize.or(serve).or(timeout).or(patience).or(workers).or(questions) {
             Some(node) => Err(node.error("this belongs to a 'command'")),
             None => Ok(None),
         };
@@ -741,6 +741,7 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
         materialize,
         serve: is_served,
         timeout,
+        patience: seconds(patience, PATIENCE_S)?,
         workers: copies(workers)?,
     }))
 }
@@ -771,7 +772,7 @@ fn seconds(node: Option<&Node>, usual: f64) -> Result<f64, yaml::Error> {
     match node.f64()? {
         seconds if seconds > 0.0 && seconds <= MOST_SECONDS => Ok(seconds),
         _ => Err(node.error(format!(
-            "a timeout is a number of seconds above 0, and at most {MOST_SECONDS} (a year)"
+            "this is a number of seconds above 0, and at most {MOST_SECONDS} (a year)"
         ))),
     }
 }
@@ -791,6 +792,7 @@ fn engine(map: &Map<'_>, has_command: bool) -> Result<Option<EngineCommand>, yam
     let engine = EngineCommand {
         command: program(map.required("command")?, "engines/vllm_engine.py")?,
         timeout: seconds(map.optional("timeout"), SILENCE)?,
+        patience: seconds(map.optional("patience"), PATIENCE_S)?,
         dtype: map.optional("dtype").map(word).transpose()?,
         workers: copies(map.optional("workers"))?,
     };

@@ -58,7 +58,7 @@ fn nothing_of_an_evaluator_outlives_the_search() {
     search.wait().unwrap();
     wait_until("the evaluator's child ends", || !runs(&pid));
 
-    let hangs = fitness + "\n  timeout: 0.5";
+    let hangs = fitness + "\n  timeout: 0.5\n  patience: 0.2";
     let file = bare(tmp.path(), &hangs, "{evals: 1, optimizer: random}");
     fs::remove_file(&child).unwrap();
     let output = heterosis(&["search", &arg(&file), "--run", &arg(&tmp.path().join("hangs"))]).output();

@@ -74,7 +74,11 @@ final:
 
 fn fake(more: &str) -> String {
     let script = root().join("tests/data/engines/fake_engine.py");
-    format!("{{command: [{}, {}{more}], timeout: 60}}", python(), script.display())
+    format!(
+        "{{command: [{}, {}{more}], timeout: 60, patience: 0.2}}",
+        python(),
+        script.display()
+    )
 }
 
 const SEARCH: &str = "{optimizer: cma-es, evals: 6, population: 3, seed: 5, racing: {rungs: [4, 8]}, learn: off}";

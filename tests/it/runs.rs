@@ -232,7 +232,7 @@ fn a_run_of_a_command_says_why_it_failed_and_what_it_asks_twice() {
     let (file, run) = (tmp.path().join("space.yaml"), tmp.path().join("run"));
     let space = |command: &str, more: &str| {
         let text = format!(
-            "name: dead\ngenes: {{x: [0, 1]}}\nfitness: {{command: [sh, -c, '{command}']{more}}}\nsearch: {{evals: 4}}\n"
+            "name: dead\ngenes: {{x: [0, 1]}}\nfitness: {{command: [sh, -c, '{command}'], patience: 0.2{more}}}\nsearch: {{evals: 4}}\n"
         );
         fs::write(&file, text).unwrap();
     };
