@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = Runtime::new(&RuntimeOptions {
         device: DeviceChoice::These(vec![Device::Cpu]),
         dtype: Some(DType::F32),
-        kv_memory_bytes: None,
+        ..RuntimeOptions::default()
     })?;
     let mut engine = Opened::open(&model, &Host::this_machine().hub)?.engine(&runtime)?;
     println!("| function | genes | {} |", WAYS.map(|(name, _, _)| name).join(" | "));
