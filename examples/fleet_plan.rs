@@ -16,14 +16,14 @@
 #![allow(clippy::unwrap_used)] // what cannot be done here ends the simulation
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     time::Duration,
 };
 
 use heterosis::{
     models::verbatim,
     search::{Part, Work},
-    workers::{Act, Job, Leases, Spent, Taken},
+    workers::{Act, Job, Leases, Ready, Spent, Taken},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -289,8 +289,7 @@ struct Fleet {
     looks_further: bool,
     search: Search,
     workers: Vec<Worker>,
-    queue: VecDeque<(String, u64)>,
-    next_place: u64,
+    ready: Ready,
     now: f64,
     units: usize,
     busy: f64,
@@ -320,8 +319,7 @@ impl Fleet {
             looks_further: std::env::var_os("NO_LOOK").is_none(),
             search,
             workers: (0..workers).map(worker).collect(),
-            queue: VecDeque::new(),
-            next_place: 0,
+            ready: Ready::default(),
             now: 0.0,
             units: 0,
             busy: 0.0,
@@ -380,17 +378,9 @@ impl Fleet {
     }
 
     fn perform(&mut self, acts: Vec<Act>) {
-        for act in acts {
-            match act {
-                Act::Issue { key, issue } => {
-                    self.next_place += 1;
-                    self.queue.push_back((key.clone(), self.next_place));
-                    let acts = self.leases.issued(&key, issue, self.next_place);
-                    self.perform(acts);
-                }
-                Act::Withdraw { seq } => self.queue.retain(|(_, place)| *place != seq),
-                Act::GiveUp { reason, .. } => panic!("{reason}"),
-                Act::Lost { .. } => {}
+        for act in self.ready.perform(&mut self.leases, acts) {
+            if let Act::GiveUp { reason, .. } = act {
+                panic!("{reason}");
             }
         }
     }
@@ -402,7 +392,7 @@ impl Fleet {
             if self.workers[n].unit.is_some() || self.workers[n].dead_until.is_some() {
                 continue;
             }
-            let Some((key, _)) = self.queue.pop_front() else { break };
+            let Some(key) = self.ready.take() else { break };
             let Some((_, weights, work)) = self.leases.unit(&key) else {
                 continue;
             };

@@ -59,14 +59,6 @@ pub struct Status {
     pub told: Vec<String>,
 }
 
-impl Status {
-    /// Search questions, each once, that so many answers are to.
-    fn distinct(&self, n: usize) -> usize {
-        let compared = self.questions.as_ref().filter(|compared| !compared.doubled.is_empty());
-        compared.map_or(n, |compared| compared.distinct(Part::Search, n))
-    }
-}
-
 #[derive(Serialize)]
 pub struct Best {
     pub id: String,
@@ -304,7 +296,11 @@ pub fn status(args: StatusArgs) -> Outcome {
     if let Some(best) = &status.best {
         let asked = match best.is_scored_by_command {
             true => String::new(),
-            false => format!(" (on {} search questions)", status.distinct(best.n)),
+            false => {
+                let compared = status.questions.as_ref();
+                let n = compared.map_or(best.n, |compared| compared.distinct(Part::Search, best.n));
+                format!(" (on {n} search questions)")
+            }
         };
         print(format_args!("  best   {:<16} {}{asked}", best.id, best.score()));
         for (name, value) in best

@@ -156,9 +156,7 @@ pub fn refuse_foreign(out: &Path) -> Result<(), Error> {
         source,
     };
     let written = written_here(out);
-    // A recipe that says so, and no longer ends as it ended, was ours; of the files beside it nothing is known.
-    let recipe = checkpoint::read_regular_text(&out.join(RECIPE), LONGEST_DOCUMENT);
-    if matches!(written, Written::Nothing) && recipe.is_ok_and(|text| text.contains(MARK)) {
+    if matches!(written, Written::Edited) {
         return Err(Error::Foreign {
             out: out.into(),
             name: RECIPE.into(),
@@ -215,6 +213,8 @@ enum Written {
     Listed(BTreeMap<String, Print>),
     /// A merge's, by names alone.
     Merge,
+    /// It was ours, and its recipe no longer ends as it ended: of the files beside it nothing is known.
+    Edited,
     /// Nothing: it is not ours.
     Nothing,
 }
@@ -233,7 +233,7 @@ impl Written {
                 Some(fs::metadata(file).is_ok_and(|now| print.is_of(now.len(), || sha256(file))))
             }
             Self::Merge => (OF_EVERY_MERGE.contains(&name) || is_shard(name)).then_some(true),
-            Self::Nothing => None,
+            Self::Edited | Self::Nothing => None,
         }
     }
 }
@@ -253,11 +253,13 @@ fn written_here(out: &Path) -> Written {
         outputs.push(Print::new(PROVENANCE, 0, None));
         return listed(outputs);
     }
-    match read(RECIPE).as_deref().and_then(read_mark) {
+    let recipe = read(RECIPE).unwrap_or_default();
+    match read_mark(&recipe) {
         Some(Mark {
             prints: Some(prints), ..
         }) => listed(prints),
         Some(_) => Written::Merge,
+        None if recipe.contains(MARK) => Written::Edited,
         None => Written::Nothing,
     }
 }
@@ -416,6 +418,8 @@ mod tests {
         for (name, text) in [
             ("generation_config.json", "[]".to_string()),
             (RECIPE, as_written.replace("linear", "linear # mine")),
+            // Of this one it was config.json that "heterosis did not write".
+            (RECIPE, format!("{as_written}# mine\n")),
         ] {
             let before = fs::read_to_string(out.join(name)).unwrap();
             fs::write(out.join(name), text).unwrap();

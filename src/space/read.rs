@@ -1241,6 +1241,8 @@ fn held_out(node: &Node, fitness: &Fitness) -> Result<TaskRef, yaml::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -1409,6 +1411,16 @@ search:
             let message = refused("timeout: 2.5", &format!("timeout: {never}"));
             assert!(message.contains("s.yaml:3: fitness.timeout"), "{never}: {message}");
         }
+        // Spaces from before there was a patience are what they were.
+        assert!(!space.to_yaml().contains("patience"));
+        let patient = Space::parse(
+            Path::new("s.yaml"),
+            &text.replace("timeout:", "patience: 3600, timeout:"),
+        )
+        .unwrap();
+        assert_eq!(patient.fitness.patience(), Duration::from_secs(3600));
+        assert_eq!(Space::parse(Path::new("s.yaml"), &patient.to_yaml()).unwrap(), patient);
+        assert!(refused("timeout:", "patience: 0, timeout:").contains("fitness.patience"));
         assert!(refused("workers: 2, ", "").contains("two 'workers' or more"));
         assert!(refused("weights:", "scale: standard_error, weights:").contains("have no standard error"));
     }

@@ -404,16 +404,8 @@ impl Crew for Fleet<'_> {
     }
 
     fn give_up(&mut self, id: &str) -> bool {
-        let of_it: Vec<u64> = self
-            .out
-            .iter()
-            .filter(|(_, (of, _))| of == id)
-            .map(|(job, _)| *job)
-            .collect();
-        for job in of_it {
-            self.out.remove(&job);
-            self.command(Command::Cancel(job));
-        }
+        let of_it: Vec<u64> = self.out.extract_if(|_, (of, _)| of == id).map(|(job, _)| job).collect();
+        of_it.into_iter().for_each(|job| self.command(Command::Cancel(job)));
         self.ready.retain(|(of, _)| of != id);
         true
     }

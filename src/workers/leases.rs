@@ -174,6 +174,38 @@ struct Worker {
     doing: Option<String>,
 }
 
+/// The queue of workers that are in this process: units that lie ready, by their places.
+#[derive(Default)]
+pub struct Ready {
+    units: VecDeque<(String, u64)>,
+    next_place: u64,
+}
+
+impl Ready {
+    /// Puts units in and takes them out as the leases say; what else they say is given back, to be done by the caller.
+    pub fn perform(&mut self, leases: &mut Leases, acts: Vec<Act>) -> Vec<Act> {
+        let mut rest = Vec::new();
+        for act in acts {
+            match act {
+                Act::Issue { key, issue } => {
+                    self.next_place += 1;
+                    self.units.push_back((key.clone(), self.next_place));
+                    let acts = leases.issued(&key, issue, self.next_place);
+                    rest.extend(self.perform(leases, acts));
+                }
+                Act::Withdraw { seq } => self.units.retain(|(_, place)| *place != seq),
+                act @ (Act::GiveUp { .. } | Act::Lost { .. }) => rest.push(act),
+            }
+        }
+        rest
+    }
+
+    /// Takes out the key of the unit that lies first.
+    pub fn take(&mut self) -> Option<String> {
+        self.units.pop_front().map(|(key, _)| key)
+    }
+}
+
 impl Leases {
     pub fn new(plan: String, may_cut: bool) -> Self {
         Self {

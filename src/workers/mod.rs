@@ -26,7 +26,7 @@ pub use desk::Now;
 pub use error::{Error, Refusal};
 pub use fleet::{Fleet, Identity, Opening, Post};
 pub use found::Map;
-pub use leases::{Act, Job, Leases, Spent, Taken};
+pub use leases::{Act, Job, Leases, Ready, Spent, Taken};
 pub use link::Options;
 pub use models::{OwnEngine, OwnModels};
 pub use plan::{Asked, Library, Plan, can_be_told};

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     desk::Now,
-    leases::{Act, Job, Leases, Spent, Taken},
+    leases::{Act, Job, Leases, Ready, Spent, Taken},
 };
 use crate::{
     event::{self, Event, WorkerState},
@@ -66,9 +66,7 @@ pub struct SideBySide<'a> {
     hands: Vec<Hand>,
     /// Who does what: where fewer candidates are out than there are hands, they are cut in pieces.
     leases: Leases,
-    /// Units that lie ready, by their places.
-    ready: VecDeque<(String, u64)>,
-    next_place: u64,
+    ready: Ready,
     /// By the numbers of their jobs.
     out: HashMap<u64, (String, Open)>,
     next_job: u64,
@@ -120,8 +118,7 @@ impl<'a> SideBySide<'a> {
             news: told.collect(),
             hands,
             leases: Leases::new(String::new(), true),
-            ready: VecDeque::new(),
-            next_place: 0,
+            ready: Ready::default(),
             out: HashMap::new(),
             next_job: 0,
             words,
@@ -142,7 +139,7 @@ impl<'a> SideBySide<'a> {
             let Some(hand) = self.hands.iter_mut().find(|hand| hand.unit.is_none()) else {
                 return;
             };
-            let Some((key, _)) = self.ready.pop_front() else { return };
+            let Some(key) = self.ready.take() else { return };
             if let Some((id, weights, work)) = self.leases.unit(&key) {
                 let (id, weights, work) = (id.into(), weights.into(), work.clone());
                 let orders = hand.orders.send(work.clone());
@@ -154,18 +151,10 @@ impl<'a> SideBySide<'a> {
     }
 
     fn perform(&mut self, acts: Vec<Act>) {
-        for act in acts {
-            match act {
-                Act::Issue { key, issue } => {
-                    self.next_place += 1;
-                    self.ready.push_back((key.clone(), self.next_place));
-                    let acts = self.leases.issued(&key, issue, self.next_place);
-                    self.perform(acts);
-                }
-                Act::Withdraw { seq } => self.ready.retain(|(_, place)| *place != seq),
-                Act::GiveUp { job, reason } => self.over(job, Unscored::machine(reason)),
-                // A thread is there as long as the search.
-                Act::Lost { .. } => {}
+        for act in self.ready.perform(&mut self.leases, acts) {
+            // Nobody is lost: a thread is there as long as the search.
+            if let Act::GiveUp { job, reason } = act {
+                self.over(job, Unscored::machine(reason));
             }
         }
     }
@@ -322,17 +311,9 @@ impl Crew for SideBySide<'_> {
     }
 
     fn give_up(&mut self, id: &str) -> bool {
-        let jobs: Vec<u64> = self
-            .out
-            .iter()
-            .filter(|(_, (of, _))| of == id)
-            .map(|(job, _)| *job)
-            .collect();
-        for job in jobs {
-            self.out.remove(&job);
-            let acts = self.leases.cancel(job);
-            self.perform(acts);
-        }
+        let of_it = self.out.extract_if(|_, (of, _)| of == id);
+        let acts = of_it.flat_map(|(job, _)| self.leases.cancel(job)).collect();
+        self.perform(acts);
         self.news.retain(|news| !matches!(news, News::Done(of, _) if of == id));
         true
     }

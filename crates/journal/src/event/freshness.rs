@@ -192,6 +192,9 @@ impl QuestionsCompared {
 
     /// How many questions so many answers of a part are to, if each question of it is answered for every task that asks it.
     pub fn distinct(&self, part: Part, n: usize) -> usize {
+        if self.doubled.is_empty() {
+            return n;
+        }
         let all: usize = self.parts.iter().filter(|p| p.part == part).map(|p| p.n).sum();
         let doubled = self.doubled.iter().filter(|shared| shared.second.part == part);
         n.min(all - doubled.map(|shared| shared.n).sum::<usize>().min(all))

@@ -864,8 +864,7 @@ impl Run {
 
     /// How many questions so many answers of a part are to: of those that two tasks ask each once.
     pub fn distinct(&self, part: Part, n: usize) -> usize {
-        let compared = self.questions.as_ref().filter(|compared| !compared.doubled.is_empty());
-        compared.map_or(n, |compared| compared.distinct(part, n))
+        self.questions.as_ref().map_or(n, |compared| compared.distinct(part, n))
     }
 
     /// Whether a task is scored by likelihood.
