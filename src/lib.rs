@@ -11,7 +11,7 @@
 //! | crate | here | one sentence |
 //! |---|---|---|
 //! | `heterosis-checkpoint` | [`checkpoint`] | Opens checkpoints lazily by tensor name and writes them; validates once, at the door. |
-//! | `heterosis-merge` | [`merge`], [`recipe`] | The description of a merge, mergekit YAML in and out; pure kernels, one method a file, their derivatives, and the plan that walks a recipe tensor by tensor. |
+//! | `heterosis-merge` | [`merge`], [`recipe`] | The description of a merge, mergekit YAML in and out; pure kernels, one method a file, their derivatives, their like on a GPU, and the plan that walks a recipe tensor by tensor. |
 //! | `heterosis-engine` | [`model`] | The decoder: config → spec → forward, on the CPU or a GPU; KV cache; batched generation; the differentiable twin. |
 //! | `heterosis-eval` | [`eval`] | Tasks: prompt, stop, extract, score; the identity of a question; the statistics over answers. |
 //! | `heterosis-journal` | [`event`], [`store`] | What happened, in plain fields: the machine-readable contract, its one fold, and the words made of it; the journal, which is the truth of a run, and the cache of answers. |
