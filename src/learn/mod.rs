@@ -86,7 +86,7 @@ pub struct Settings {
     pub batch: usize,
     /// How far all steps lead at most, as a part of a variable's width: of few steps each is long.
     pub reach: f64,
-    /// Part of the texts that is held back.
+    /// Part of the questions that is held back, of at most as many as a step has texts: a look at them takes a third of a step.
     pub held_back: f64,
     pub seed: u64,
 }
@@ -118,6 +118,9 @@ impl Settings {
 
 /// Tokens that a teacher's expectation of a place is kept of, the likeliest.
 const EXPECTED: usize = 64;
+
+/// Taught texts that say how far all steps went.
+const SHOWN: usize = 16;
 
 /// Steps between two looks at the held-back texts.
 const LOOK_EVERY: usize = 5;
@@ -151,7 +154,7 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Learned {
     pub point: Vec<f64>,
-    /// Of as many of the taught texts as a step has.
+    /// Of a few of the taught texts.
     pub taught: Change,
     pub held_back: Change,
     /// Texts that were taught, and that were held back.
@@ -200,20 +203,21 @@ impl Course<'_> {
         );
         let mut order = Order::new(taught.len(), self.settings.seed);
         let batch = self.settings.texts_of_step(taught.len());
-        // The first step's texts are enough to say how far it went.
-        let (mut shown, mut taught_before) = (Vec::new(), f64::NAN);
+        let (mut shown, mut shown_before) = (Vec::new(), f64::NAN);
         let held_back_before = child.loss(&held_back)?;
         let mut chosen = (of_right(&held_back_before, &held_back), 0, point.clone());
         let mut best = worths(&held_back_before, &held_back);
         let mut made = 0;
         for step in 1..=self.settings.steps {
             let texts: Vec<Text> = order.next(batch).map(|i| taught[i].clone()).collect();
-            let (loss, gradient) = child.gradient(&texts, &chain)?;
+            let (losses, gradient) = child.gradient(&texts, &chain)?;
+            let loss = of_right(&losses, &texts);
             if !loss.is_finite() {
                 return Err(Error::NotFinite { step, loss });
             }
             if step == 1 {
-                (shown, taught_before) = (texts, loss);
+                shown = texts.into_iter().take(SHOWN).collect();
+                shown_before = of_right(&losses, &shown);
             }
             // The last steps are short, so that the point settles.
             let share = 1.0 - (step - 1) as f64 / self.settings.steps as f64;
@@ -246,7 +250,7 @@ impl Course<'_> {
         child.set(self, &point)?;
         Ok(Learned {
             taught: Change {
-                before: taught_before,
+                before: shown_before,
                 after: of_right(&child.loss(&shown)?, &shown),
             },
             held_back: Change {
@@ -282,7 +286,8 @@ impl Course<'_> {
     /// As [`Course::learn`].
     pub fn gradient(&self, point: &[f64], texts: &[Text]) -> Result<(f64, Vec<f64>), Error> {
         let chain = Chain::new(self.resident.source(), self.decode, point, &self.variables)?;
-        Child::new(self, &(self.decode)(point))?.gradient(texts, &chain)
+        let (losses, gradient) = Child::new(self, &(self.decode)(point))?.gradient(texts, &chain)?;
+        Ok((of_right(&losses, texts), gradient))
     }
 
     /// The texts that are taught, and those that are held back: question by question, as the seed has it.
@@ -307,7 +312,8 @@ impl Course<'_> {
                 way_out: "ask more questions, or give the task reference solutions",
             });
         }
-        let n = ((groups.len() as f64 * self.settings.held_back).round() as usize).clamp(1, groups.len() - 1);
+        let part = (groups.len() as f64 * self.settings.held_back).round() as usize;
+        let n = part.min(self.settings.batch).clamp(1, groups.len() - 1);
         let kept: Vec<usize> = Order::new(groups.len(), self.settings.seed ^ 0x6865_6c64)
             .next(n)
             .map(|i| groups[i])
@@ -377,8 +383,8 @@ impl<'a> Child<'a> {
         Ok(self.twin.loss(texts)?)
     }
 
-    /// The loss of the right ones among some texts, and the derivative of that of all with respect to each variable.
-    fn gradient(&mut self, texts: &[Text], chain: &Chain) -> Result<(f64, Vec<f64>), Error> {
+    /// The loss of some texts, and its derivative with respect to each variable.
+    fn gradient(&mut self, texts: &[Text], chain: &Chain) -> Result<(Loss, Vec<f64>), Error> {
         self.tokens.0 += tokens(texts);
         let mut slopes = Slopes::new(&self.plan);
         let mut take = |name: &str, gradient: Vec<f32>| match self.index.get(name) {
@@ -389,7 +395,7 @@ impl<'a> Child<'a> {
             None => Ok(()),
         };
         let loss = self.twin.gradient(texts, &mut take)?;
-        Ok((of_right(&loss, texts), chain.carry(slopes.sums())))
+        Ok((loss, chain.carry(slopes.sums())))
     }
 }
 

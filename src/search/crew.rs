@@ -26,17 +26,21 @@ pub(super) type Asked = (String, u64);
 /// Who is at work, who comes next, and what came back before its turn.
 #[derive(Default)]
 pub(super) struct AtWork {
-    waiting: VecDeque<(Entrant, Arc<Exam>)>,
-    /// At most one exam of each candidate: a crew knows them by their ids.
-    out: Vec<Asked>,
+    waiting: VecDeque<Waiting>,
+    /// Those who wait.
+    wait: HashSet<Asked>,
+    /// By candidate: at most one exam of each, since a crew knows them by their ids.
+    out: HashMap<String, u64>,
     done: HashMap<Asked, Result<Evaluation, Unscored>>,
 }
 
-impl AtWork {
-    fn has(&self, entrant: &Entrant, exam: &Exam) -> bool {
-        self.done.contains_key(&asked(entrant, exam))
-    }
+struct Waiting {
+    entrant: Entrant,
+    exam: Arc<Exam>,
+    asked: Asked,
+}
 
+impl AtWork {
     /// What came back before its turn.
     pub fn came(&self, entrant: &Entrant, exam: &Exam) -> Option<&Result<Evaluation, Unscored>> {
         self.done.get(&asked(entrant, exam))
@@ -44,46 +48,62 @@ impl AtWork {
 
     /// Somebody is at it, or was: it is waited for even when everybody is to stop.
     pub fn has_begun(&self, entrant: &Entrant, exam: &Exam) -> bool {
-        let asked = asked(entrant, exam);
-        self.done.contains_key(&asked) || self.out.contains(&asked)
+        self.began(&asked(entrant, exam))
     }
 
-    fn is_known(&self, entrant: &Entrant, exam: &Exam) -> bool {
-        let asked_here = asked(entrant, exam);
-        let waits = |(w, its): &(Entrant, Arc<Exam>)| asked(w, its) == asked_here;
-        self.has_begun(entrant, exam) || self.waiting.iter().any(waits)
+    fn began(&self, asked: &Asked) -> bool {
+        self.out.get(&asked.0) == Some(&asked.1) || self.done.contains_key(asked)
+    }
+
+    fn is_known(&self, asked: &Asked) -> bool {
+        self.began(asked) || self.wait.contains(asked)
     }
 
     /// Behind all who wait.
-    fn add(&mut self, entrant: &Entrant, exam: &Arc<Exam>) {
-        if !self.is_known(entrant, exam) {
-            self.waiting.push_back((entrant.clone(), exam.clone()));
+    fn add(&mut self, entrant: &Entrant, exam: &Arc<Exam>, mark: u64) {
+        let asked = (entrant.id.clone(), mark);
+        if !self.is_known(&asked) {
+            self.wait.insert(asked.clone());
+            self.waiting.push_back(Waiting {
+                entrant: entrant.clone(),
+                exam: exam.clone(),
+                asked,
+            });
         }
     }
 
     /// Before all who wait, since it is waited for.
     fn add_first(&mut self, entrant: &Entrant, exam: &Exam) {
-        if !self.is_known(entrant, exam) {
-            self.waiting.push_front((entrant.clone(), Arc::new(exam.clone())));
+        let asked = asked(entrant, exam);
+        if !self.is_known(&asked) {
+            self.wait.insert(asked.clone());
+            self.waiting.push_front(Waiting {
+                entrant: entrant.clone(),
+                exam: Arc::new(exam.clone()),
+                asked,
+            });
         }
+    }
+
+    /// Nobody waits any more.
+    fn forget_who_wait(&mut self) {
+        self.waiting.clear();
+        self.wait.clear();
     }
 
     /// Gives work to all who have none, or to one only if all are to be quiet; those begun are handed to `begun`.
     fn fill(&mut self, crew: &mut dyn Crew, is_quiet: bool, begun: &dyn Fn(&Entrant)) {
         let hands = if is_quiet { 1 } else { crew.size() };
         while self.out.len() < hands {
-            let is_free = |(entrant, _): &(Entrant, Arc<Exam>)| self.out.iter().all(|(id, _)| *id != entrant.id);
-            let Some((entrant, exam)) = self
-                .waiting
-                .iter()
-                .position(is_free)
-                .and_then(|place| self.waiting.remove(place))
-            else {
+            let is_free = |waiting: &Waiting| !self.out.contains_key(&waiting.entrant.id);
+            let place = self.waiting.iter().position(is_free);
+            let Some(next) = place.and_then(|place| self.waiting.remove(place)) else {
                 return;
             };
-            begun(&entrant);
-            crew.begin(&entrant.sitting(&exam));
-            self.out.push(asked(&entrant, &exam));
+            begun(&next.entrant);
+            crew.begin(&next.entrant.sitting(&next.exam));
+            self.wait.remove(&next.asked);
+            self.out.insert(next.asked.0, next.asked.1);
         }
     }
 
@@ -98,16 +118,17 @@ impl AtWork {
 
     /// Nobody waits for a candidate any more.
     pub fn give_up(&mut self, id: &str, crew: &mut dyn Crew) {
-        self.waiting.retain(|(entrant, _)| entrant.id != id);
+        self.waiting.retain(|waiting| waiting.entrant.id != id);
+        self.wait.retain(|(of, _)| of != id);
         self.done.retain(|(of, _), _| of != id);
-        if self.out.iter().any(|(of, _)| of == id) && crew.give_up(id) {
-            self.out.retain(|(of, _)| of != id);
+        if self.out.contains_key(id) && crew.give_up(id) {
+            self.out.remove(id);
         }
     }
 
     fn is_done(&mut self, id: &str, evaluation: Result<Evaluation, Unscored>) {
-        if let Some(place) = self.out.iter().position(|(out, _)| out == id) {
-            self.done.insert(self.out.swap_remove(place), evaluation);
+        if let Some((id, mark)) = self.out.remove_entry(id) {
+            self.done.insert((id, mark), evaluation);
         }
     }
 }
@@ -116,10 +137,13 @@ pub(super) fn asked(entrant: &Entrant, exam: &Exam) -> Asked {
     (entrant.id.clone(), exam.mark())
 }
 
+/// Words of the crew in a row that are heard before it is looked whether there is more to ask.
+const WORDS: usize = 256;
+
 impl Run<'_, '_> {
     /// Says whose turn comes next on an exam, so that a crew can begin ahead; nobody else is to be asked any more.
     pub(super) fn look_ahead(&mut self, entrants: &[Entrant], exam: &Exam) -> Result<(), Interrupt> {
-        self.at_work.waiting.clear();
+        self.at_work.forget_who_wait();
         self.look_further(entrants, exam)
     }
 
@@ -128,10 +152,10 @@ impl Run<'_, '_> {
         if self.evaluator.crew().is_none() {
             return Ok(());
         }
-        let exam = Arc::new(exam.clone());
+        let (exam, mark) = (Arc::new(exam.clone()), exam.mark());
         for entrant in entrants {
             if !self.is_answered(entrant, &exam)? {
-                self.at_work.add(entrant, &exam);
+                self.at_work.add(entrant, &exam, mark);
             }
         }
         Ok(())
@@ -165,16 +189,21 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Waits for the next word of the crew.
+    /// Waits until somebody is done, or for a moment: a thousand workers say all the time what they do.
     fn hear(&mut self) -> Result<(), Interrupt> {
-        let Some(crew) = self.evaluator.crew() else {
-            return Ok(());
-        };
-        match crew.next() {
-            News::Done(id, evaluation) => self.at_work.is_done(&id, evaluation),
-            News::Told(event) => self.chronicle.tell(event)?,
-            News::Shown(event) => self.chronicle.show(event),
-            News::Nothing => {}
+        for _ in 0..WORDS {
+            let Some(crew) = self.evaluator.crew() else {
+                return Ok(());
+            };
+            match crew.next() {
+                News::Done(id, evaluation) => {
+                    self.at_work.is_done(&id, evaluation);
+                    return Ok(());
+                }
+                News::Told(event) => self.chronicle.tell(event)?,
+                News::Shown(event) => self.chronicle.show(event),
+                News::Nothing => return Ok(()),
+            }
         }
         Ok(())
     }
@@ -239,12 +268,14 @@ impl Run<'_, '_> {
         if self.evaluator.crew().is_none() {
             return Ok(Some(0));
         }
-        let exam = Arc::new(self.plan.search.clone());
-        out.iter().for_each(|(_, entrant)| self.at_work.add(entrant, &exam));
+        let (exam, mark) = (Arc::new(self.plan.search.clone()), self.plan.search.mark());
+        for (_, entrant) in out {
+            self.at_work.add(entrant, &exam, mark);
+        }
         if let Some(crew) = self.evaluator.crew() {
             self.at_work.fill(crew, false, &|_| ());
         }
-        let is_done = |(_, entrant): &(u64, Entrant)| self.at_work.has(entrant, &exam);
+        let is_done = |(_, entrant): &(u64, Entrant)| self.at_work.done.contains_key(&(entrant.id.clone(), mark));
         if let Some(place) = out.iter().position(is_done) {
             return Ok(Some(place));
         }

@@ -45,6 +45,8 @@ const HERE_EVERY: Duration = Duration::from_millis(500);
 /// How often a worker that goes on as before is written down: after each tenth of its time here, within these bounds.
 const TOLD_AT_MOST: Duration = Duration::from_secs(2);
 const TOLD_AT_LEAST: Duration = Duration::from_secs(120);
+/// All workers together are written down so often, whatever their number.
+const TOLD_BY_ALL: Duration = Duration::from_millis(100);
 
 /// Answers stay on the server for so long after they were taken: a coordinator that dies meanwhile finds them again.
 const KEPT_FOR: Duration = Duration::from_secs(600);
@@ -497,7 +499,10 @@ impl Desk {
         let is_here = |state| matches!(state, WorkerState::Idle | WorkerState::Working);
         let before = self.workers.get(&worker.worker);
         let goes_on = before.is_some_and(|before| is_here(before.worker.state) == is_here(worker.state));
-        let every = Duration::from_millis(worker.here_ms / 10).clamp(TOLD_AT_MOST, TOLD_AT_LEAST);
+        let all = TOLD_BY_ALL * self.workers.len() as u32;
+        let every = Duration::from_millis(worker.here_ms / 10)
+            .clamp(TOLD_AT_MOST, TOLD_AT_LEAST)
+            .max(all);
         let is_told = goes_on && before.is_some_and(|before| now.saturating_sub(before.told) < every);
         let told = match before {
             Some(before) if is_told => before.told,

@@ -441,6 +441,10 @@ impl Crew for Fleet<'_> {
         if self.control.stop.load(Ordering::Relaxed) {
             self.command(Command::GiveUpUntaken);
         }
+        // What has come already may be what the desk waits for; of all else it hears when there is nothing more.
+        if let Ok(word) = self.words.try_recv() {
+            return self.hear(word);
+        }
         self.command(Command::Go { told: self.told });
         match self.words.recv_timeout(LOOK) {
             Ok(word) => self.hear(word),

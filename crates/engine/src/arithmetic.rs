@@ -45,8 +45,9 @@ pub(super) trait Arithmetic: Send + Sized {
         rotations: Vec<Vec<f32>>,
     ) -> Result<(), Error>;
     /// Computes `layers` over the batch that was begun. A device may record what it is made to do, and do it again for a
-    /// later batch of the same shape; `epoch` changes with the weights and the path.
-    fn run(&mut self, _epoch: u64, buffers: &mut Buffers<Self>, layers: Layers<'_, Self>) -> Result<(), Error> {
+    /// later batch of the same shape, as long as `route` is the same: it changes with the path, and with numbers of the weights that
+    /// the host has. Other weights are written where those before them were.
+    fn run(&mut self, _route: u64, buffers: &mut Buffers<Self>, layers: Layers<'_, Self>) -> Result<(), Error> {
         layers(self, buffers)
     }
     /// `h = scale · table[token]`, plus `positions[position]` where a family has learned them.

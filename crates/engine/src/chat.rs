@@ -30,6 +30,8 @@ const DEEPEST: usize = 128;
 
 pub(super) struct ChatTemplate {
     environment: Environment<'static>,
+    /// Where it was found, for error messages.
+    pub file: String,
 }
 
 const NAME: &str = "chat template";
@@ -51,11 +53,19 @@ impl ChatTemplate {
         let Some(source) = file.map(String::from).or_else(in_config) else {
             return Ok(None);
         };
+        let holder = match file {
+            Some(_) => beside(tokenizer, "chat_template.jinja"),
+            None => beside(tokenizer, "tokenizer_config.json"),
+        };
         let fail = |e: Error| super::Error::ChatTemplate {
-            file: tokenizer.to_string(),
+            file: holder.clone(),
             reason: describe(&e),
         };
-        Self::new(&source).map(Some).map_err(fail)
+        let template = Self::new(&source).map_err(fail)?;
+        Ok(Some(Self {
+            file: holder,
+            ..template
+        }))
     }
 
     fn new(source: &str) -> Result<Self, Error> {
@@ -75,7 +85,10 @@ impl ChatTemplate {
         let source = prepare(source);
         refuse_nested_namespaces(&source, &syntax)?;
         environment.add_template_owned(NAME, source)?;
-        Ok(ChatTemplate { environment })
+        Ok(ChatTemplate {
+            environment,
+            file: String::new(),
+        })
     }
 
     #[cfg(test)]
@@ -117,6 +130,15 @@ impl ChatTemplate {
             .map(|(name, value)| (name.as_str(), template_value(value)));
         let values = Value::from_pairs(told.chain(fixed).chain(special));
         on_a_deep_stack(|| template.render(values).map_err(|e| describe(&e)))?
+    }
+}
+
+/// A file that lies beside a tokenizer's; of a tokenizer inside another file, that one.
+fn beside(tokenizer: &str, name: &str) -> String {
+    let tokenizer_file = ["tokenizer.json", "tokenizer.model"];
+    match tokenizer_file.iter().find_map(|file| tokenizer.strip_suffix(file)) {
+        Some(dir) => format!("{dir}{name}"),
+        None => tokenizer.into(),
     }
 }
 
@@ -516,6 +538,15 @@ mod tests {
             ChatTemplate::find(Some("{% if %}"), &Json::Null, "t"),
             Err(super::super::Error::ChatTemplate { .. })
         ));
+        // The file that holds it is named, not the tokenizer's.
+        let where_from = |file: Option<&str>, config: Json, tokenizer: &str| {
+            let refused = ChatTemplate::find(file, &config, tokenizer).err().unwrap();
+            refused.to_string()
+        };
+        let in_config = serde_json::json!({"chat_template": "{% if %}"});
+        assert!(where_from(Some("{% if %}"), Json::Null, "m/tokenizer.json").contains(" m/chat_template.jinja "));
+        assert!(where_from(None, in_config.clone(), "m/tokenizer.json").contains(" m/tokenizer_config.json "));
+        assert!(where_from(None, in_config, "m.gguf").contains(" m.gguf "));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Decoder {
     /// Whether the hidden states are normed at the end, as they should be.
     final_norm: bool,
     epoch: u64,
+    /// How often the path has changed, or a number of the weights that the host has: what a recorded step holds in itself.
+    route: u64,
     threads: usize,
 }
 
@@ -257,6 +259,7 @@ impl Decoder {
                 .collect(),
             final_norm: true,
             epoch: 0,
+            route: 0,
             threads: rayon::current_num_threads(),
             spec,
         })
@@ -313,6 +316,7 @@ impl Decoder {
         }
         let data = &*self.spec.arranged(&tensor, data);
         self.epoch += 1;
+        self.route += u64::from(tensor.slot.is_on_host());
         on_device!(&mut self.backend, model => model.write(&self.spec, &tensor, self.dtype, data))
     }
 
@@ -471,6 +475,7 @@ impl Decoder {
         }
         self.path = path;
         self.epoch += 1;
+        self.route += 1;
         Ok(())
     }
 
@@ -604,7 +609,7 @@ impl Decoder {
 
         a.begin(&self.spec, self.kv_shape(), chunks, self.rotations(chunks))?;
         let mut layers = |a: &mut A, buffers: &mut Buffers<A>| self.run_layers(model, a, buffers, chunks);
-        a.run(self.epoch, buffers, &mut layers)?;
+        a.run(self.route, buffers, &mut layers)?;
         for chunk in chunks.iter_mut() {
             chunk.own.len += chunk.tokens.len();
         }
@@ -761,6 +766,15 @@ impl Decoder {
         match &self.backend {
             Backend::Cpu(_) => 0,
             Backend::Cuda(model) => model.passes().iter().map(|pass| pass.arithmetic.replays()).sum(),
+        }
+    }
+
+    /// How many recordings a GPU has made.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(super) fn recordings(&self) -> usize {
+        match &self.backend {
+            Backend::Cpu(_) => 0,
+            Backend::Cuda(model) => model.passes().iter().map(|pass| pass.arithmetic.recordings()).sum(),
         }
     }
 

@@ -219,8 +219,8 @@ pub enum Error {
     #[error("the chat template of {file} failed: {reason}")]
     ChatTemplate { file: String, reason: String },
     /// A conversation for a model without a chat template.
-    #[error("{file} holds no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json)")]
-    NoChatTemplate { file: String },
+    #[error("{model} holds no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json)")]
+    NoChatTemplate { model: String },
     /// What the device has no kernels for.
     #[error("{what} is not supported on device {device}")]
     Device { what: String, device: String },

@@ -46,6 +46,17 @@ pub(super) enum Slot {
     ExpertScales,
 }
 
+impl Slot {
+    /// Whether the host computes with its numbers, or hands them to kernels as they are; a device has all others.
+    pub fn is_on_host(self) -> bool {
+        match self {
+            Slot::Scalar | Slot::Sinks | Slot::Xielu(_) | Slot::Correction | Slot::ExpertScales => true,
+            Slot::Mixer(part) => !matches!(part, MixerPart::Input(_) | MixerPart::Output),
+            _ => false,
+        }
+    }
+}
+
 /// What a token's embeddings in every layer are made of, and what a layer makes of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PerLayerPart {

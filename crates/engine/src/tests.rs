@@ -1290,8 +1290,8 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
     }
 }
 
-/// Steps of one shape are recorded once and then replayed; a change of a weight, of the path or of a buffer's place makes new
-/// recordings.
+/// Steps of one shape are recorded once and then replayed, also with other weights; a change of the path or of a buffer's place
+/// makes new recordings.
 #[cfg(feature = "cuda")]
 #[test]
 #[ignore = "needs a GPU, or tests/emulator"]
@@ -1328,14 +1328,22 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
         same(&mut cpu, &mut gpu, &requests);
         same(&mut cpu, &mut gpu, &longer);
         same(&mut cpu, &mut gpu, &requests);
-        for engine in [&mut cpu, &mut gpu] {
-            let (tensor, shape) = engine.decoder().spec().tensor_names().swap_remove(4);
-            let weight: Vec<f32> = (0..shape.iter().product())
-                .map(|i: usize| (i % 7) as f32 / 90.0)
-                .collect();
-            engine.decoder_mut().set_tensor(&tensor, &weight).unwrap();
+        let made = gpu.decoder().recordings();
+        for (place, divisor) in [(4, 90.0), (0, 50.0), (2, 70.0)] {
+            for engine in [&mut cpu, &mut gpu] {
+                let (tensor, shape) = engine.decoder().spec().tensor_names().swap_remove(place);
+                let weight: Vec<f32> = (0..shape.iter().product())
+                    .map(|i: usize| (i % 7) as f32 / divisor)
+                    .collect();
+                engine.decoder_mut().set_tensor(&tensor, &weight).unwrap();
+            }
+            same(&mut cpu, &mut gpu, &requests);
         }
-        same(&mut cpu, &mut gpu, &requests);
+        assert_eq!(
+            gpu.decoder().recordings(),
+            made,
+            "{name}: other weights need no other recordings"
+        );
         for engine in [&mut cpu, &mut gpu] {
             let mut path = engine.decoder().path().to_vec();
             path.push(path[0]);

@@ -263,11 +263,11 @@ impl Tokenizer {
         variables: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<String, Error> {
         let chat = self.chat.as_ref().ok_or_else(|| Error::NoChatTemplate {
-            file: self.name.clone(),
+            model: self.name.trim_end_matches("/tokenizer.json").into(),
         })?;
         chat.render_with(messages, add_generation_prompt, &self.special, variables)
             .map_err(|reason| Error::ChatTemplate {
-                file: self.name.clone(),
+                file: chat.file.clone(),
                 reason,
             })
     }

@@ -834,7 +834,7 @@ mod tests {
 
         fn render_chat(&self, messages: &[Message], _: &Chat) -> Result<String, model::Error> {
             if self.rejects_system && messages[0].role == "system" {
-                return Err(model::Error::NoChatTemplate { file: "script".into() });
+                return Err(model::Error::NoChatTemplate { model: "script".into() });
             }
             Ok(messages.iter().map(|m| format!("[{}]{}", m.role, m.content)).collect())
         }

@@ -2,14 +2,17 @@
 //!
 //! Two questions are the same if what is asked and what is right are the same. What is asked are the fields of the row that
 //! the prompt's template names, without the template's own words ("Question:", "Answer:"), without a number before them
-//! ("17.", "Question 17:"), without examples, without white space, in small letters; what is right is the gold answer, of a
-//! worked solution what follows its last `####`, numbers as numbers.
+//! ("17.", "Question 17:"), without examples, without white space, in small letters and in Unicode's compatibility form (NFKC:
+//! full-width letters, composed accents), once where it is written twice; what is right is the gold answer, of a worked solution
+//! what follows its last `####`, numbers as numbers.
 //!
 //! The table of published test questions knows GSM8K's and MGSM's by what they ask, so that a copy in a file of one's own,
 //! or a translation, is told too; also behind an instruction of a few sentences.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
+
+use icu_normalizer::ComposingNormalizerBorrowed;
 
 /// The words with which a data file may open a question, or close it, besides a template that does.
 const SHELL: [&str; 30] = [
@@ -60,6 +63,9 @@ const NUMBERED: [&str; 12] = [
     "пример",
     "题",
 ];
+
+/// Bytes of a text that is there once more, at least: "no no" is no repetition.
+const REPEATED: usize = 16;
 
 /// A question by its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -115,7 +121,17 @@ fn bare(text: &str) -> String {
     {
         text = rest;
     }
-    solid(text)
+    once(solid(text))
+}
+
+/// A text that is another one twice, as that one.
+fn once(mut text: String) -> String {
+    let half = text.len() / 2;
+    if half >= REPEATED && text.is_char_boundary(half) && text[..half] == text[half..] {
+        text.truncate(half);
+        return once(text);
+    }
+    text
 }
 
 /// A text without "Question:", "17.", "(17)", "Item 17:" before it, however many of these.
@@ -159,10 +175,12 @@ fn is_shell(label: &str) -> bool {
     SHELL.contains(&label.trim().to_lowercase().as_str())
 }
 
-/// In small letters, without white space and what no reader sees.
+/// In small letters and compatibility form, without white space and what no reader sees.
 pub fn solid(text: &str) -> String {
-    let is_seen = |c: &char| !c.is_whitespace() && !matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}');
-    text.chars().filter(is_seen).flat_map(char::to_lowercase).collect()
+    let is_seen =
+        |c: &char| !c.is_whitespace() && !matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}');
+    let even = ComposingNormalizerBorrowed::new_nfkc().normalize(text);
+    even.chars().filter(is_seen).flat_map(char::to_lowercase).collect()
 }
 
 /// What is right: of a worked solution its result, of a number its value.
@@ -276,6 +294,7 @@ mod tests {
             of(&["What is 2 + 2?"], "2 + 2 = 4\n#### 4"),
             of(&["What is 2 + 2?", ""], "$4.00."),
             of(&["WHAT IS 2 + 2?"], "4"),
+            of(&["Ｗｈａｔ　ｉｓ　２ ＋ ２？"], "４"),
         ] {
             assert_eq!(other, plain);
         }
@@ -298,6 +317,12 @@ mod tests {
         );
         assert_eq!(of(&["Translate: x"], "y").text, of(&["Translate:  x "], "y").text);
         assert_ne!(of(&["Translate: x"], "y").text, of(&["x"], "y").text, "no shell");
+        // Written twice, and with its accents apart.
+        let asked = "Léa a 3 pommes et en mange 1. Combien en reste-t-il ?";
+        let twice = format!("{asked}\n{asked}");
+        assert_eq!(of(&[&twice], "2"), of(&[asked], "2"));
+        assert_eq!(of(&[&asked.replace('é', "e\u{301}")], "2"), of(&[asked], "2"));
+        assert_ne!(of(&["no no"], "2"), of(&["no"], "2"));
         // A text that is itself what is measured.
         assert_eq!(of(&[], "4 apples").text, of(&["4 apples"], "1").text);
     }

@@ -230,9 +230,11 @@ pub struct MissingField {
     pub known: String,
 }
 
-/// How to fetch a published file; a file that lies in no folder is somebody's own.
+/// How to fetch a published file; another one is somebody's own.
 fn pull(file: &str) -> String {
-    match file.contains('/') {
+    let parts: Vec<&str> = file.split('/').collect();
+    let is_published = matches!(parts.as_slice(), ["gsm8k" | "mgsm", _] | [_, _, _, _]);
+    match is_published {
         true => format!(
             "Fetch published data with 'heterosis data pull {}', or ",
             data_set_of(file)

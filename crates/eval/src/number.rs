@@ -11,8 +11,10 @@
 use std::ops::Range;
 
 mod dates;
+mod denials;
 mod fractions;
 mod joints;
+mod quantities;
 mod reader;
 mod value;
 mod words;
@@ -77,6 +79,9 @@ pub fn announced(text: &str, style: Style, by: Announcement) -> Announced {
         return Announced::Words;
     };
     parser.date(&mut first, start.digits);
+    if parser.is_denied(start.from, first.to) {
+        return Announced::Words;
+    }
     if (by.is_heading || start.on_a_new_line) && parser.is_ordinal(&first) {
         return Announced::Ordinal;
     }
@@ -265,7 +270,7 @@ impl<'t> Parser<'t> {
             if is_currency(c) {
                 from.get_or_insert(at);
                 at += 1;
-            } else if matches!(c, '-' | '–') && self.is_sign(at, was_open) {
+            } else if is_dash(c) && self.is_sign(at, was_open) {
                 start.is_negative = true;
                 from.get_or_insert(at);
                 at += 1;
@@ -456,12 +461,16 @@ impl<'t> Parser<'t> {
             };
             self.date(&mut term, before);
             *at = term.to;
-            return Some((self.sign_start(term.from, before), term));
+            let from = self.sign_start(term.from, before);
+            if self.is_denied(from, term.to) {
+                continue;
+            }
+            return Some((from, term));
         }
         None
     }
 
-    /// `CO2`, `x2`, `x_2`, `m^2`: digits that are no number. `USD50` and a missing space, as in `is18`, are.
+    /// `CO2`, `x2`, `x_2`, `m^2`, `three/4`: digits that are no number. `USD50` and a missing space, as in `is18`, are.
     fn is_part_of_a_name(&mut self, digits: usize) -> bool {
         let mut from = digits;
         while from > 0 && self.reader.get(from - 1).is_some_and(|c| c.is_ascii_alphabetic()) {
@@ -475,7 +484,7 @@ impl<'t> Parser<'t> {
         }
         if from == digits {
             let inner = digits.checked_sub(2).and_then(|i| self.reader.get(i));
-            return before == '^' || (before == '_' && inner.is_some_and(char::is_alphabetic));
+            return before == '^' || (matches!(before, '_' | '/') && inner.is_some_and(char::is_alphabetic));
         }
         let word: String = (from..digits).filter_map(|i| self.reader.get(i)).collect();
         (word.len() == 1 || before.is_ascii_uppercase()) && !words::is_currency_code(&word)
@@ -486,7 +495,7 @@ impl<'t> Parser<'t> {
     fn sign_start(&mut self, digits: usize, bound: usize) -> usize {
         let currency = self.back_over(digits, bound, is_currency);
         let gap = self.back_over(currency, bound, is_space);
-        let is_minus = gap > bound && self.reader.get(gap - 1).is_some_and(|c| matches!(c, '-' | '–'));
+        let is_minus = gap > bound && self.reader.get(gap - 1).is_some_and(is_dash);
         if !is_minus {
             return words::power_before(&mut self.reader, currency, bound, self.style).unwrap_or(currency);
         }
@@ -513,6 +522,7 @@ impl<'t> Parser<'t> {
         let end = self.back_over(from, 0, is_space);
         match end.checked_sub(1).and_then(|i| self.reader.get(i)) {
             None | Some('\n') => self.reader.is_written(dash, '−'),
+            Some('#') => self.back_over(end, 0, |c| c == '#') + 4 == end,
             Some(c) => "=≈:([{".contains(c),
         }
     }
@@ -539,6 +549,7 @@ impl Parser<'_> {
             term.to += 1;
         }
         self.scale(&mut term, MOST_SUMMED);
+        self.quantity(&mut term);
         Some(term)
     }
 
@@ -725,6 +736,11 @@ fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | THIN_SPACE)
 }
 
+/// What may be a minus, as the reader evens it out; as an exponent's a superscript one is looked for before.
+fn is_dash(c: char) -> bool {
+    matches!(c, '-' | '–' | '⁻')
+}
+
 /// Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, ideographs.
 pub fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{3040}'..='\u{9fff}'
@@ -739,7 +755,7 @@ pub fn is_mark(c: char) -> bool {
 
 /// Punctuation and markup that may stand before an answer.
 fn is_lead_in(c: char) -> bool {
-    c.is_whitespace() || ":=≈~*_`\"'“”„«»‘’「『《<>|([#,、→⇒—–-".contains(c)
+    c.is_whitespace() || ":=≈~*_`\"'“”„«»‘’「『《<>|([#,、→⇒—–⁻-".contains(c)
 }
 
 #[cfg(test)]

@@ -628,20 +628,8 @@ const MISJUDGED: &[(&str, &str, &str, &str, bool)] = &[
     ("gsm8k_cot", "en", "The answer is 5 million.", "5", true),
     // A value written in two ways, of which the second is asked for.
     ("gsm8k_cot", "en", "The answer is 3/4 = 75%.", "75", true),
-    // What is denied, and what is only compared.
-    ("gsm8k_cot", "en", "The answer is not 5.", "5", false),
-    ("gsm8k_cot", "en", "The answer is > 5.", "5", false),
     // An exclamation more often than a factorial.
     ("gsm8k_cot", "en", "The answer is 5!", "120", true),
-    // Two numbers that make one quantity.
-    (
-        "gsm8k_cot",
-        "en",
-        "The answer is 72 dollars and 50 cents.",
-        "72.5",
-        true,
-    ),
-    ("gsm8k_cot", "en", "The answer is 72 dollars and 50 cents.", "72", false),
     // English thousands in German, a thousandth of them in the data.
     ("mgsm_native_cot", "de", "Die Antwort ist 70,000.", "70", false),
 ];

@@ -450,7 +450,7 @@ pub struct Learned {
     pub texts: usize,
     /// That were never taught, and say when to stop.
     pub held_back_texts: usize,
-    /// Mean negative log-likelihood of all of them before and after, in nats a token.
+    /// Mean negative log-likelihood of a few of the taught ones and of the held-back ones before and after, in nats a token.
     pub taught: [f64; 2],
     /// The same of those that were held back.
     pub held_back: [f64; 2],

@@ -231,6 +231,11 @@ impl Cuda {
         self.recordings.replays
     }
 
+    #[cfg(test)]
+    pub fn recordings(&self) -> usize {
+        self.recordings.made
+    }
+
     /// Logits before divisor and softcap in the host's memory, some rows at a time: the first row's number, and they.
     pub fn for_logits(
         &mut self,
@@ -399,12 +404,12 @@ impl Arithmetic for Cuda {
         Ok(())
     }
 
-    fn run(&mut self, epoch: u64, buffers: &mut Buffers<Self>, layers: Layers<'_, Self>) -> Result<(), Error> {
+    fn run(&mut self, route: u64, buffers: &mut Buffers<Self>, layers: Layers<'_, Self>) -> Result<(), Error> {
         if !self.layout.is_step {
             return layers(self, buffers);
         }
         let (gpu, room) = (self.gpu.clone(), self.layout.room);
-        self.recordings.forget_unless(epoch, gpu.moves());
+        self.recordings.forget_unless(route, gpu.moves());
         match self.recordings.find(room) {
             Recorded::Ready(graph) => gpu.replay(graph)?,
             // The second time all buffers have their size.

@@ -1,8 +1,9 @@
 //! Recordings of decoding steps (CUDA graphs). A small model's step is hundreds of launches of a few microseconds each; a
 //! recording is one.
 //!
-//! A recording has the addresses of its buffers and the sizes of its grids in it. So it serves batches that fit the same
-//! [`Room`], and is forgotten when a buffer has moved and, with all others, when a weight or the path has changed.
+//! A recording has the addresses of its buffers and weights and the sizes of its grids in it. So it serves batches that fit the same
+//! [`Room`], also with other weights, which are written where those before them were; it is forgotten when a buffer has moved and, with
+//! all others, when the path has changed.
 
 use std::collections::HashMap;
 
@@ -14,13 +15,15 @@ const MOST: usize = 128;
 
 #[derive(Default)]
 pub struct Recordings {
-    /// Under which the recordings hold: the decoder's epoch, the GPU's moves.
+    /// Under which the recordings hold: the decoder's route, the GPU's moves.
     held: (u64, u64),
     /// Rooms that a step has had; of some there is a recording.
     known: HashMap<Room, Option<Graph>>,
     given_up: bool,
     #[cfg(test)]
     pub replays: usize,
+    #[cfg(test)]
+    pub made: usize,
 }
 
 /// What is known of a room.
@@ -32,11 +35,11 @@ pub enum Recorded<'a> {
 }
 
 impl Recordings {
-    /// Forgets all recordings if they were made under another epoch or before a buffer moved.
-    pub fn forget_unless(&mut self, epoch: u64, moves: u64) {
-        if self.held != (epoch, moves) || self.known.len() >= MOST {
+    /// Forgets all recordings if they were made on another route or before a buffer moved.
+    pub fn forget_unless(&mut self, route: u64, moves: u64) {
+        if self.held != (route, moves) || self.known.len() >= MOST {
             self.known.clear();
-            self.held = (epoch, moves);
+            self.held = (route, moves);
         }
     }
 
@@ -57,6 +60,8 @@ impl Recordings {
     }
 
     pub fn keep(&mut self, room: Room, graph: Graph) {
+        #[cfg(test)]
+        (self.made += 1);
         self.known.insert(room, Some(graph));
     }
 

@@ -106,6 +106,9 @@ fn latex(rest: &str) -> Option<(Option<char>, usize)> {
     let symbol = match name {
         "times" | "cdot" | "ast" => Some('×'),
         "div" => Some('÷'),
+        "neq" | "ne" => Some('≠'),
+        "gt" => Some('>'),
+        "lt" => Some('<'),
         "pm" => Some('±'),
         "approx" | "simeq" | "sim" => Some('≈'),
         "frac" | "dfrac" | "tfrac" | "cfrac" => Some(FRACTION),
@@ -149,7 +152,7 @@ fn even(c: char) -> Option<char> {
         '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => return None,
         '\u{a0}' | '\u{202f}' | '\u{2005}'..='\u{200a}' | '\u{205f}' => THIN_SPACE,
         '\u{3000}' => ' ',
-        '−' | '‐' | '‑' | '﹣' => '-',
+        '−' | '‐' | '‑' | '﹣' | '➖' => '-',
         '’' | 'ʼ' | '′' => '\'',
         '✕' | '✖' | '∗' | '⋅' => '×',
         '⁄' | '∕' => '/',

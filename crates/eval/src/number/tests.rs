@@ -344,8 +344,34 @@ fn a_dash_after_a_noun_is_no_sign() {
 #[test]
 fn hostile_texts_are_read_in_one_go() {
     for piece in [
-        "1'111", "1 – ", "1+", "1,1", "1万", "####", "a1", "$", "{", "\\frac", "1/1", "1 1/2 ", "elfu ", "=1",
-        "\\sqrt{", "1 to ", "1, ", "{1\\over", "May 5 ", "4分の", "- ", "1 and ", "1、", "\\text{",
+        "1'111",
+        "1 – ",
+        "1+",
+        "1,1",
+        "1万",
+        "####",
+        "a1",
+        "$",
+        "{",
+        "\\frac",
+        "1/1",
+        "1 1/2 ",
+        "elfu ",
+        "=1",
+        "\\sqrt{",
+        "1 to ",
+        "1, ",
+        "{1\\over",
+        "May 5 ",
+        "4分の",
+        "- ",
+        "1 and ",
+        "1、",
+        "\\text{",
+        "> 1",
+        "not 1 ",
+        "1 dollars ",
+        "1 dollar 1 cent ",
     ] {
         let text = piece.repeat(30_000);
         for lang in ["en", "fr", "sw", "ja"] {

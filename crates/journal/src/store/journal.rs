@@ -75,7 +75,8 @@ impl Journal {
         self.whole.seq
     }
 
-    /// Writes one event. All but answers, which a score or a [`Journal::sync`] follows, are on disk when this returns.
+    /// Writes one event. All are on disk when this returns, but answers, which a score or a [`Journal::sync`] follows, and what
+    /// workers do, of which a thousand say so all the time.
     ///
     /// # Errors
     /// The disk is full or gone. What was written of the record is cut off again.
@@ -146,7 +147,7 @@ impl Journal {
 
 /// Whether a record is on the disk when [`Journal::append`] returns.
 fn is_synced(event: &Event) -> bool {
-    !matches!(event, Event::Answers(_))
+    !matches!(event, Event::Answers(_) | Event::Worker(_))
 }
 
 /// A journal that is being opened: an iterator over what it holds, then the journal itself.
