@@ -72,6 +72,7 @@ pub struct Announcement {
 /// `(5)` does: with other writers they are brackets.
 pub fn announced(text: &str, style: Style, by: Announcement) -> Announced {
     let mut parser = Parser::of_a_number(text, style);
+    parser.follows_a_marker = true;
     let Some(start) = parser.lead_in(0, by.is_noun) else {
         return Announced::Words;
     };
@@ -92,10 +93,11 @@ pub fn announced(text: &str, style: Style, by: Announcement) -> Announced {
     })
 }
 
-/// The first number of the first sentence, or else of the text; a calculation gives its result. What is numbered, as in
-/// `Step 2: …`, does not count.
+/// The first number of the first sentence after a marker, or else of the text; a calculation gives its result. What is numbered,
+/// as in `Step 2: …`, does not count.
 pub fn first(text: &str, style: Style) -> Option<Range<usize>> {
     let mut parser = Parser::new(text, style);
+    parser.follows_a_marker = true;
     let mut at = 0;
     for to_the_end in [false, true] {
         while let Some((from, term)) = parser.next_term(&mut at, to_the_end) {
@@ -196,6 +198,8 @@ struct Parser<'t> {
     /// Whether a plain space may stand between thousands. Where an answer is announced it may in any language: `1 234` is
     /// not 1.
     groups_with_spaces: bool,
+    /// The text begins in mid-line, right after what announces an answer.
+    follows_a_marker: bool,
 }
 
 impl<'t> Parser<'t> {
@@ -204,6 +208,7 @@ impl<'t> Parser<'t> {
             reader: Reader::new(text),
             style,
             groups_with_spaces: style.groups_with_spaces,
+            follows_a_marker: false,
         }
     }
 

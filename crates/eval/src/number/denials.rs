@@ -101,22 +101,26 @@ impl Parser<'_> {
     /// `> 5`, `≠ 5`, `!= 5`; not `=> 5`, `<5>`, `<< 5`, nor a quotation mark of Markdown's at the start of a line.
     fn is_compared_by_sign(&mut self, end: usize, number_end: usize) -> bool {
         let Some(sign) = end.checked_sub(1) else { return false };
-        let before = sign.checked_sub(1).and_then(|i| self.reader.get(i));
-        match self.reader.get(sign) {
-            Some('≠') => true,
-            Some('=') => before == Some('!'),
-            Some('>') => before.is_some_and(|c| c == ' ' || c.is_ascii_digit()) && !self.opens_line(sign),
-            Some('<') => {
-                let is_bracket = self.reader.get(number_end) == Some('>');
-                !is_bracket && before.is_some_and(|c| c == ' ' || c.is_ascii_digit())
-            }
+        let is_sign = match self.reader.get(sign) {
+            Some('≠') => return true,
+            Some('=') => return sign > 0 && self.reader.get(sign - 1) == Some('!'),
+            Some('>') => !self.opens_line(sign),
+            Some('<') => self.reader.get(number_end) != Some('>'),
             _ => false,
-        }
+        };
+        let stands_free = match sign.checked_sub(1).and_then(|i| self.reader.get(i)) {
+            Some(c) => is_space(c) || c.is_ascii_digit(),
+            None => self.follows_a_marker,
+        };
+        is_sign && stands_free
     }
 
     fn opens_line(&mut self, at: usize) -> bool {
         let start = self.back_over(at, 0, is_space);
-        start == 0 || self.reader.get(start - 1) == Some('\n')
+        match start.checked_sub(1) {
+            Some(before) => self.reader.get(before) == Some('\n'),
+            None => !self.follows_a_marker,
+        }
     }
 
     fn is_denied_before(&mut self, end: usize) -> bool {
