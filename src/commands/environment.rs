@@ -47,21 +47,41 @@ pub fn show_messages(verbose: u8, quiet: bool) {
         .try_init();
 }
 
-/// From now on Ctrl-C, SIGTERM and SIGHUP remove this directory or file, which is being filled, before they end the program.
+/// From now on Ctrl-C, SIGTERM and SIGHUP remove this directory or file, which is being filled, before they end the program. What has
+/// its own name already stays: an output is complete, or not there.
 pub fn remove_on_signal(partial: &Path) -> anyhow::Result<()> {
     use signal_hook::{consts, iterator::Signals};
     let mut signals = Signals::new([consts::SIGINT, consts::SIGTERM, consts::SIGHUP])?;
     let partial = partial.to_owned();
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
-            // A file that another thread begins meanwhile keeps its directory alive: then once more.
-            let _ = match partial.is_dir() {
-                true => (0..3).any(|_| std::fs::remove_dir_all(&partial).is_ok()),
-                false => std::fs::remove_file(&partial).is_ok(),
-            };
+            let _ = remove(&partial);
             std::process::exit(130);
         }
     });
+    Ok(())
+}
+
+/// Takes what is being filled its name, in one step, so that nobody can give it the one that it should have had, and removes it.
+fn remove(partial: &Path) -> std::io::Result<()> {
+    /// Of what is called as [`crate::checkpoint`] calls it, so that whoever builds the same output next removes what is left.
+    const RANDOM: usize = 6;
+    const SUFFIX: &str = ".partial";
+    let parent = partial.parent().unwrap_or(Path::new("."));
+    let name = partial.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name
+        .strip_suffix(SUFFIX)
+        .and_then(|stem| stem.get(..stem.len().checked_sub(RANDOM)?));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(stem.unwrap_or(&name)).suffix(SUFFIX).rand_bytes(RANDOM);
+    if !partial.is_dir() {
+        let gone = builder.tempfile_in(parent)?;
+        return std::fs::rename(partial, gone.path());
+    }
+    let gone = builder.tempdir_in(parent)?;
+    std::fs::rename(partial, gone.path())?;
+    // A file that another thread begins meanwhile keeps its directory alive: then once more.
+    let _ = (0..3).any(|_| std::fs::remove_dir_all(gone.path()).is_ok());
     Ok(())
 }
 

@@ -62,6 +62,9 @@ pub fn eval(args: EvalArgs) -> Outcome {
     {
         return Err(anyhow::anyhow!("--task {}: it is named twice, and would count twice", twice.1).into());
     }
+    if args.limit == Some(0) {
+        return Err(anyhow::anyhow!("--limit 0 asks nothing; leave it out to ask all").into());
+    }
     for name in &args.tasks {
         for (name, lang) in eval::expand(name, args.lang.as_deref())? {
             let options = TaskOptions {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     checkpoint::{GgufKind, parse_size},
     cli::{ExportArgs, GgufArg, VerifyArgs},
-    event::words::shell_word,
+    event::{CandidateId, words::shell_word},
     models::{Runtime, is_recipe, marked, refuse_for_recipe},
     session::{Child, ExportOptions, ExportStep, Exported},
     store::RunDir,
@@ -91,6 +91,11 @@ fn target(words: &[String]) -> anyhow::Result<(Option<PathBuf>, &str, &Path)> {
             anyhow::bail!(
                 "{out} is a run; where is its child to go? heterosis export {} OUT",
                 shell_word(out)
+            )
+        }
+        [child] if *child == BEST || matches!(child.parse(), Ok(CandidateId::Search(_) | CandidateId::Learned(_))) => {
+            anyhow::bail!(
+                "{child} is a child; where is it to go? heterosis export {child} OUT (a directory of that name: ./{child})"
             )
         }
         [out] => Ok((None, BEST, Path::new(out))),

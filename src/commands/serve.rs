@@ -10,6 +10,10 @@ use crate::{
 };
 
 pub fn serve(args: ServeArgs) -> Outcome {
+    if args.api_key.as_deref().is_some_and(|key| key.trim().is_empty()) {
+        let reason = "--api-key (HETEROSIS_API_KEY) is empty: give a key, or leave it out";
+        return Err(anyhow::anyhow!(reason).into());
+    }
     if !is_loopback(&args.host) && args.api_key.is_none() {
         say(format_args!(
             "warning: whoever reaches {} can use this model; --api-key KEY asks for a key",

@@ -70,6 +70,10 @@ fn new(args: &TaskNewArgs) -> Outcome {
 
 fn write(file: &Path, text: &str) -> Outcome {
     let written = fs::write(file, text).with_context(|| format!("cannot write {}", file.display()));
+    if written.is_err() {
+        // A part of it would be in the way of the next try.
+        let _ = fs::remove_file(file);
+    }
     written.map_err(Failure::Work)
 }
 

@@ -73,7 +73,7 @@ const SECTIONS: [(&str, &str); 9] = [
     ("luck.svg", "How much was luck"),
     ("convergence.svg", "How the search went"),
     ("convergence-time.svg", ""),
-    ("learning.svg", "What right answers taught"),
+    ("learning.svg", "What texts taught"),
     ("pareto.svg", "One task against the other"),
     ("weights.svg", "What the winner is made of"),
     ("path.svg", "Its way through the layers"),
@@ -522,13 +522,13 @@ fn learning(run: &Run) -> String {
             false => "",
         };
         format!(
-            "{}: beginning with {}, {} to {} taught and {} were held back. The held-back texts went from {:.3} to {:.3} \
-             nats a token, those that taught from {:.3} to {:.3}{unlikelier}.{score}",
+            "{}: beginning with {}, {} taught and {} were held back, to {} in all. The held-back texts went from {:.3} to {:.3} \
+             nats a token, a few of those that taught from {:.3} to {:.3}{unlikelier}.{score}",
             round.id,
             parent_name(&round.from),
             counted(round.texts, "text"),
-            counted(round.questions, "question"),
             round.held_back_texts,
+            counted(round.questions, "question"),
             round.held_back[0],
             round.held_back[1],
             round.taught[0],

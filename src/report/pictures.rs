@@ -182,7 +182,7 @@ fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
             ""
         },
         if run.learned.iter().any(|round| round.failed.is_none()) {
-            ", large dots what was learned from right answers"
+            ", large dots what was learned by gradient"
         } else {
             ""
         }
@@ -242,7 +242,7 @@ fn learning(run: &Run) -> Option<Picture> {
     }
     Some(Picture {
         file: "learning.svg",
-        caption: "What right answers taught, round after round: mean negative log-likelihood, in nats a token, of each step's \
+        caption: "What texts taught, round after round: mean negative log-likelihood, in nats a token, of each step's \
                   texts (thin) and of those that were held back (line); a dot is where the round's candidate was taken."
             .to_owned(),
         svg: field.svg,

@@ -135,11 +135,13 @@ fn row(cells: &[String]) -> String {
     quoted.join(",") + "\r\n"
 }
 
+/// Control characters are nobody's data, and whoever shows the file obeys them.
 fn quote(cell: &str) -> String {
+    let cell: String = cell.chars().filter(|c| !c.is_control() || *c == '\n').collect();
     if cell.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", cell.replace('"', "\"\""))
     } else {
-        cell.to_owned()
+        cell
     }
 }
 

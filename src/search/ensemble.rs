@@ -18,9 +18,14 @@ pub(super) fn oracle(exam: &Exam, parents: &[&Answers]) -> Option<TestScore> {
 }
 
 /// As if all parents answered and what most of them say were taken; of equals, what the first of them says, who is the best one.
+/// `None` where nobody's answers say anything, as those of a command's questions.
 ///
 /// **Source**: plurality vote, as in self-consistency, Wang et al. 2023 (arXiv 2203.11171), over models.
 pub(super) fn vote(exam: &Exam, parents: &[&Answers]) -> Option<TestScore> {
+    let mut answers = parents.iter().flat_map(|of| of.iter()).flat_map(|(_, answers)| answers);
+    if answers.all(|answer| answer.got.is_empty()) {
+        return None;
+    }
     together(exam, parents, "vote", |answers| {
         let votes = |said: &Answer| answers.iter().filter(|other| other.got == said.got).count();
         let spoken = answers.iter().copied().filter(|answer| !answer.got.is_empty());

@@ -569,6 +569,15 @@ impl<'a> MergeEvaluator<'a> {
         self.engine.as_ref().map_or(0, bytes) as u64
     }
 
+    /// Layers that a token passes in the child that was merged last, and the memory of the weights of one of them.
+    pub fn layers(&self) -> (usize, u64) {
+        let Some(engine) = &self.engine else { return (0, 0) };
+        let spec = engine.decoder().spec();
+        let layers = spec.layers.len();
+        let numbers = spec.parameters().saturating_sub(spec.vocab * spec.hidden) / layers.max(1);
+        (layers, (numbers * self.resources.dtype.size_bytes()) as u64)
+    }
+
     /// Memory of parents that lie on a device beside the weights.
     pub fn held_bytes(&self) -> u64 {
         self.engine.as_ref().map_or(0, |engine| engine.decoder().held_bytes())

@@ -56,6 +56,9 @@ const STEEPEST: f64 = 3.0;
 /// there were as many as the space says, if its gain would.
 const WORSE: f64 = 0.1;
 
+/// How far each round leads, as a part of how far the one before it did: the first has the way to go, and the others settle.
+const NEARER: f64 = 0.5;
+
 /// How many times the rounds that a space asks for are made at most, while each is told to be better.
 const LONGER: usize = 3;
 
@@ -191,7 +194,8 @@ impl Run<'_, '_> {
             };
             let given = own.as_deref().or(given).unwrap_or_default();
             self.lessons += 1;
-            let Some(learned) = self.round(&id, &from, genome, &start, given, learning)? else {
+            let reach = Settings::default().reach * NEARER.powi(round as i32 - 1);
+            let Some(learned) = self.round(&id, (&from, &start), genome, given, (learning, reach))? else {
                 break;
             };
             let Some(pupil) = self.score_pupil(genome, learned)? else {
@@ -234,7 +238,8 @@ impl Run<'_, '_> {
             }
             self.lessons += 1;
             let given: Vec<Given> = everybody.iter().filter_map(|given| of_task(given, objective)).collect();
-            let Some(learned) = self.round(&id, &from.id, genome, &from.genotype, &given, learning)? else {
+            let (who, reach) = ((from.id.as_str(), from.genotype.as_slice()), Settings::default().reach);
+            let Some(learned) = self.round(&id, who, genome, &given, (learning, reach))? else {
                 continue; // nobody is right about it yet, say
             };
             if let Some(pupil) = self.score_pupil(genome, learned)? {
@@ -277,29 +282,27 @@ impl Run<'_, '_> {
         })
     }
 
-    /// One round; `None` if it taught nothing.
+    /// One round, from somebody's genotype; `None` if it taught nothing.
     fn round(
         &mut self,
         id: &str,
-        from: &str,
+        from: (&str, &[f64]),
         genome: &Genome,
-        start: &[f64],
         given: &[Given],
-        learning: &Learning,
+        how: (&Learning, f64),
     ) -> Result<Option<event::Learned>, Interrupt> {
-        let learned = self.once(id, |run| run.teach(id, from, genome, start, given, learning))?;
+        let learned = self.once(id, |run| run.teach(id, from, genome, given, how))?;
         Ok(learned.failed.is_none().then_some(learned))
     }
 
-    /// Has the evaluator learn.
+    /// Has the evaluator learn, so far away at most.
     fn teach(
         &mut self,
         id: &str,
-        from: &str,
+        (from, start): (&str, &[f64]),
         genome: &Genome,
-        start: &[f64],
         given: &[Given],
-        learning: &Learning,
+        (learning, reach): (&Learning, f64),
     ) -> Result<event::Learned, Interrupt> {
         self.pause_or_stop()?;
         let lesson = Lesson {
@@ -315,6 +318,7 @@ impl Run<'_, '_> {
             settings: Settings {
                 steps: learning.steps,
                 batch: learning.batch,
+                reach,
                 seed: self.plan.space.search.seed,
                 ..Settings::default()
             },

@@ -458,10 +458,51 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     let report = good(&["report", run.to_str().unwrap()]);
     assert!(!report.is_empty());
     let page = fs::read_to_string(run.join("report/report.html")).unwrap();
-    assert!(page.contains("What right answers taught"), "the report tells of it");
+    assert!(page.contains("What texts taught"), "the report tells of it");
 
     // Cut off in the middle: after the first round is journalled, before its candidate has a score.
     assert_eq!(resumed_after(&run, "\"event\":\"learned\""), whole);
+}
+
+/// A run that was killed between its parents' answers and the end of a round learnt nothing when it went on: "the texts of 0
+/// questions teach", and another candidate won.
+#[test]
+fn a_run_killed_before_it_has_learned_learns_the_same_from_what_its_journal_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    for teachers in ["answers", "vote", "best", "distil"] {
+        let learn = format!("{{steps: 2, batch: 16, questions: 24, rounds: 1, teachers: {teachers}}}");
+        let space = learning_space(dir.path(), &learn);
+        let text = fs::read_to_string(&space).unwrap();
+        let text = text
+            .replace("limit: 24}]", "limit: 60}]")
+            .replace("evals: 8", "evals: 2");
+        fs::write(&space, text).unwrap();
+        let run = dir.path().join(teachers);
+        good(&[
+            "search",
+            space.to_str().unwrap(),
+            "--run",
+            run.to_str().unwrap(),
+            "--headless",
+        ]);
+        let whole = story(&run);
+        let learned = events(&whole, "learned");
+        assert!(learned[0]["failed"].is_null(), "{teachers}: {}", learned[0]);
+        // The last baseline has its score, and nothing has been learned.
+        let last = whole.iter().position(|event| event["event"] == "learned").unwrap() - 1;
+        let words = whole[..=last]
+            .iter()
+            .rev()
+            .find(|event| event["event"] == "candidate_scored")
+            .unwrap();
+        let words = format!("\"id\":{}", words["id"]);
+        let journal = fs::read_to_string(run.join("journal.jsonl")).unwrap();
+        let scored = journal
+            .lines()
+            .find(|line| line.contains("candidate_scored") && line.contains(&words))
+            .unwrap();
+        assert_eq!(resumed_after(&run, scored), whole, "{teachers}");
+    }
 }
 
 #[test]

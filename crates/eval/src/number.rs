@@ -20,6 +20,7 @@ mod value;
 mod words;
 
 use joints::Joint;
+pub(crate) use reader::digit;
 use reader::{FRACTION, Reader, THIN_SPACE, is_currency, superscript, vulgar};
 pub use value::Value;
 pub use words::Style;
@@ -489,10 +490,24 @@ impl<'t> Parser<'t> {
         }
         if from == digits {
             let inner = digits.checked_sub(2).and_then(|i| self.reader.get(i));
-            return before == '^' || (matches!(before, '_' | '/') && inner.is_some_and(char::is_alphabetic));
+            return match before {
+                '^' => true,
+                '_' => inner.is_some_and(char::is_alphabetic),
+                '/' => self.is_number_word(digits - 1),
+                _ => false,
+            };
         }
         let word: String = (from..digits).filter_map(|i| self.reader.get(i)).collect();
         (word.len() == 1 || before.is_ascii_uppercase()) && !words::is_currency_code(&word)
+    }
+
+    /// Whether a word for a small number ends here: `three/4`.
+    fn is_number_word(&mut self, end: usize) -> bool {
+        const NUMBERS: [&str; 12] = [
+            "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        ];
+        let from = self.back_over(end, 0, char::is_alphabetic);
+        NUMBERS.contains(&self.text(from, end).to_lowercase().as_str())
     }
 
     /// Moves a number's start to the left over its currency and minus, not beyond `bound`. A minus is a sign only where

@@ -9,12 +9,13 @@ use super::{super::environment, Findings, PartCost, TaskFinding};
 use crate::{
     eval::reply_prompt,
     event::{FinalPlan, LearningPlan, Phase, exam::Speed, lessons::RoundCost},
+    learn::Settings,
     merge::Plan,
     model::{DType, Engine, Message, Request},
     recipe::Recipe,
     search::{Exam, MergeEvaluator, Sitting, Subject},
     session::Session,
-    space::Limit,
+    space::{Learning, Limit},
     store::Cache,
 };
 
@@ -161,8 +162,9 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
         .warnings
         .extend(turned_away(prepared, &drawn, &first(&search, 0, 1))?);
     let baselines: Vec<Recipe> = baselines.into_iter().map(|(_, recipe)| recipe).collect();
+    let mut loaded_layers = 0;
     for recipes in [baselines, drawn] {
-        load_each_method(prepared, &mut asking, recipes, findings)?;
+        loaded_layers = loaded_layers.max(load_each_method(prepared, &mut asking, recipes, findings)?);
     }
     let peak = environment::peak_bytes();
 
@@ -202,21 +204,43 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
         });
     }
     let options = &prepared.runtime().options;
-    let [of_search, most_keys] =
-        [0, 1].map(|part| most_keys(&keys, part, options.max_rows).min(options.kv_memory_bytes));
+    // A path may be longer than what was drawn: each of its layers keeps keys and values, and has weights.
+    let (layers, layer_bytes) = asking.layers();
+    let longest = prepared
+        .space()
+        .data_flow_space
+        .as_ref()
+        .map_or(0, |dfs| dfs.max_layers);
+    let longer = (longest as f64 / layers.max(1) as f64).max(1.0);
+    let [of_search, most_keys] = [0, 1].map(|part| {
+        let of_typical = most_keys(&keys, part, options.max_rows) as f64;
+        ((of_typical * longer) as u64).min(options.kv_memory_bytes)
+    });
+    let more_layers = longest.saturating_sub(loaded_layers) as u64 * layer_bytes;
     // Keys and values that were made room for and never written are not in RAM, so what is left beside them is a guess; what
     // was there before the first question is none.
     let held = asking.kv_held_bytes();
     let answered = environment::resident_bytes().map(|bytes| bytes.saturating_sub(held));
-    let on_device = || asking.weight_bytes() + asking.held_bytes() + most_keys;
+    let on_device = || asking.weight_bytes() + more_layers + asking.held_bytes() + most_keys;
     findings.device_memory_bytes = (!prepared.runtime().device.is_cpu()).then(on_device);
     let on_host = |bytes: u64| if prepared.runtime().device.is_cpu() { bytes } else { 0 };
     // Merging takes most while facts about the parents are found, which is over when the final begins.
-    let in_search = peak.map(|bytes| bytes + on_host(of_search));
-    let in_final = answered.max(loaded).map(|bytes| bytes + on_host(most_keys));
+    let in_search = peak.map(|bytes| bytes + on_host(of_search + more_layers));
+    let in_final = answered
+        .max(loaded)
+        .map(|bytes| bytes + on_host(most_keys + more_layers));
     let learning = prepared.space().search.learn.as_ref();
     let read = match learning {
-        Some(learning) => Some(asking.learning_bytes(learning.batch, length_of_right(&sampled))?),
+        Some(learning) => {
+            let searched: usize = search.tasks.iter().map(|task| task.items.len()).sum();
+            let own = if learning.rounds_before() > 1 {
+                learning.questions
+            } else {
+                0
+            };
+            let texts = settings_of(learning).texts_of_step(searched.max(own));
+            Some(asking.learning_bytes(texts, length_of_right(&sampled))?)
+        }
         None => None,
     };
     let in_learning = answered.zip(read).map(|(bytes, read)| bytes + read);
@@ -232,6 +256,13 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     })
 }
 
+fn settings_of(learning: &Learning) -> Settings {
+    Settings {
+        batch: learning.batch,
+        ..Settings::default()
+    }
+}
+
 /// Tokens of an answer that may teach, on average: of the right ones, or of all where none is.
 fn length_of_right(answers: &[(bool, usize)]) -> f64 {
     let any = answers.iter().any(|(is_right, _)| *is_right);
@@ -241,14 +272,14 @@ fn length_of_right(answers: &[(bool, usize)]) -> f64 {
 }
 
 /// One recipe of each method. What facts about the parents a method keeps is in memory afterwards; an unsearched merge, which
-/// keeps everything, needs fewer than one that trims.
+/// keeps everything, needs fewer than one that trims. The most layers that one of them has.
 fn load_each_method(
     prepared: &Session,
     asking: &mut MergeEvaluator<'_>,
     recipes: Vec<Recipe>,
     findings: &mut Findings,
-) -> Result<()> {
-    let mut seen = Vec::new();
+) -> Result<usize> {
+    let (mut seen, mut layers) = (Vec::new(), 0);
     for recipe in recipes {
         let methods: Vec<_> = recipe.stages.iter().map(|stage| stage.merge_method).collect();
         if seen.contains(&methods) {
@@ -267,10 +298,12 @@ fn load_each_method(
             findings
                 .problems
                 .push(format!("a child of {method} cannot be merged: {reason}"));
+        } else {
+            layers = layers.max(asking.layers().0);
         }
         seen.push(methods);
     }
-    Ok(())
+    Ok(layers)
 }
 
 fn of_one_task(exam: &Exam) -> impl Iterator<Item = Exam> + '_ {

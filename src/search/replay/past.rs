@@ -73,7 +73,8 @@ pub(super) enum Step {
 /// Task, language and split.
 pub(super) type TaskName = (String, String, String);
 
-/// What a candidate answered. A night's answers do not fit in memory, so they stay in the journal until they are asked for.
+/// What a candidate answered, as it wrote it: texts teach, and what was taken from them is voted on. A night's answers do not fit in
+/// memory, so they stay in the journal until they are asked for, and go when the candidate has its score.
 #[derive(Default)]
 pub(super) struct Answers {
     pub(super) journalled: Vec<Span>,
@@ -345,19 +346,6 @@ impl Past {
 impl Answered {
     pub(super) fn add(&mut self, key: &str, answers: &[event::Answer]) {
         self.key = key.into();
-        let by_question = answers.iter().map(|a| (a.q.clone(), without_texts(a)));
-        self.answers.extend(by_question);
-    }
-}
-
-/// An answer as far as scores are made of it: what a whole journal's models wrote would not fit in memory.
-fn without_texts(answer: &event::Answer) -> event::Answer {
-    event::Answer {
-        q: answer.q.clone(),
-        out: String::new(),
-        got: String::new(),
-        gold: String::new(),
-        finish: answer.finish.clone(),
-        ..*answer
+        self.answers.extend(answers.iter().map(|a| (a.q.clone(), a.clone())));
     }
 }

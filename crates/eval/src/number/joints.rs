@@ -101,7 +101,7 @@ impl Parser<'_> {
     }
 
     /// Whether more than the sentence's end follows: words or another sign.
-    fn goes_on(&mut self, to: usize) -> bool {
+    pub(super) fn goes_on(&mut self, to: usize) -> bool {
         let at = self.skip(to, |c| is_space(c) || "%{}*)".contains(c));
         let is_verb = ["です", "だ", "である", "でした"]
             .iter()

@@ -4,9 +4,9 @@
 //! number alone is never its value.
 
 use super::{
-    Parser, Term, Value, is_currency, is_space,
+    MOST_LEAD_IN, Parser, Term, Value, is_currency, is_space,
     reader::Reader,
-    words::{reads, word},
+    words::{Words, reads, word},
 };
 
 /// A unit, its part, and how many of the parts make one.
@@ -16,20 +16,205 @@ struct Pair {
     ratio: u64,
 }
 
-/// In lower case. Words of alphabets are looked up whole, those of other scripts by their beginning.
+const HOURS: &[&str] = &[
+    "hour",
+    "hours",
+    "hr",
+    "hrs",
+    "h",
+    "stunde",
+    "stunden",
+    "std",
+    "hora",
+    "horas",
+    "heure",
+    "heures",
+    "час",
+    "часа",
+    "часов",
+    "ч",
+    "saa",
+    "masaa",
+    "時間",
+    "小时",
+    "小時",
+    "个小时",
+    "個小時",
+    "ชั่วโมง",
+    "ชม.",
+    "ঘণ্টা",
+    "ঘন্টা",
+    "గంటలు",
+    "గంటల",
+    "గంట",
+];
+const MINUTES: &[&str] = &[
+    "minute",
+    "minutes",
+    "min",
+    "mins",
+    "minuten",
+    "minuto",
+    "minutos",
+    "минута",
+    "минуты",
+    "минут",
+    "мин",
+    "dakika",
+    "分钟",
+    "分鐘",
+    "分",
+    "m",
+    "นาที",
+    "মিনিট",
+    "నిమిషాలు",
+    "నిమిషాల",
+    "నిమిషం",
+];
+const SECONDS: &[&str] = &[
+    "second",
+    "seconds",
+    "sec",
+    "secs",
+    "sekunde",
+    "sekunden",
+    "segundo",
+    "segundos",
+    "seconde",
+    "secondes",
+    "секунда",
+    "секунды",
+    "секунд",
+    "сек",
+    "sekunde",
+    "秒",
+    "วินาที",
+    "সেকেন্ড",
+    "సెకన్లు",
+    "సెకన్ల",
+];
+const DAYS: &[&str] = &[
+    "day",
+    "days",
+    "tag",
+    "tage",
+    "tagen",
+    "día",
+    "días",
+    "dia",
+    "dias",
+    "jour",
+    "jours",
+    "день",
+    "дня",
+    "дней",
+    "siku",
+    "天",
+    "日",
+    "วัน",
+    "দিন",
+    "రోజులు",
+    "రోజుల",
+    "రోజు",
+];
+const WEEKS: &[&str] = &[
+    "week",
+    "weeks",
+    "woche",
+    "wochen",
+    "semana",
+    "semanas",
+    "semaine",
+    "semaines",
+    "неделя",
+    "недели",
+    "недель",
+    "wiki",
+    "周",
+    "週",
+    "星期",
+    "个星期",
+    "個星期",
+    "週間",
+    "สัปดาห์",
+    "সপ্তাহ",
+    "వారాలు",
+    "వారాల",
+    "వారం",
+];
+const MONTHS: &[&str] = &[
+    "month",
+    "months",
+    "monat",
+    "monate",
+    "monaten",
+    "mes",
+    "meses",
+    "mois",
+    "месяц",
+    "месяца",
+    "месяцев",
+    "mwezi",
+    "miezi",
+    "个月",
+    "個月",
+    "ヶ月",
+    "か月",
+    "カ月",
+    "ヵ月",
+    "เดือน",
+    "মাস",
+    "నెలలు",
+    "నెలల",
+    "నెల",
+];
+const YEARS: &[&str] = &[
+    "year",
+    "years",
+    "jahr",
+    "jahre",
+    "jahren",
+    "año",
+    "años",
+    "an",
+    "ans",
+    "год",
+    "года",
+    "лет",
+    "mwaka",
+    "miaka",
+    "年",
+    "ปี",
+    "বছর",
+    "సంవత్సరాలు",
+    "సంవత్సరాల",
+    "సంవత్సరం",
+    "ఏళ్లు",
+];
+
+/// In lower case. Words of alphabets are looked up whole, those of other scripts by their beginning, the longest first. The first
+/// pair is that of money, whose whole may be a sign.
 const PAIRS: &[Pair] = &[
     Pair {
         whole: &[
             "dollar",
             "dollars",
+            "us dollar",
+            "us dollars",
+            "usd",
             "euro",
             "euros",
+            "eur",
             "pound",
             "pounds",
             "dólar",
             "dólares",
             "dolares",
             "доллар",
+            "долл",
+            "bucks",
+            "peso",
+            "pesos",
             "доллара",
             "долларов",
             "евро",
@@ -38,10 +223,15 @@ const PAIRS: &[Pair] = &[
             "ユーロ",
             "美元",
             "欧元",
+            "歐元",
+            "ดอลลาร์สหรัฐ",
             "ดอลลาร์",
+            "เหรียญ",
             "ডলার",
             "డాలర్లు",
             "డాలర్ల",
+            "元",
+            "块",
         ],
         part: &[
             "cent",
@@ -60,97 +250,107 @@ const PAIRS: &[Pair] = &[
             "セント",
             "美分",
             "欧分",
+            "歐分",
             "เซนต์",
             "সেন্ট",
             "సెంట్లు",
             "సెంట్ల",
-        ],
-        ratio: 100,
-    },
-    Pair {
-        whole: &["рубль", "рубля", "рублей", "rupee", "rupees", "টাকা", "రూపాయలు", "บาท"],
-        part: &["копейка", "копейки", "копеек", "paise", "পয়সা", "పైసలు", "สตางค์"],
-        ratio: 100,
-    },
-    Pair {
-        whole: &[
-            "hour",
-            "hours",
-            "hr",
-            "hrs",
-            "h",
-            "stunde",
-            "stunden",
-            "std",
-            "hora",
-            "horas",
-            "heure",
-            "heures",
-            "час",
-            "часа",
-            "часов",
-            "saa",
-            "時間",
-            "小时",
-            "小時",
-            "ชั่วโมง",
-            "ঘণ্টা",
-            "ঘন্টা",
-            "గంటలు",
-            "గంటల",
-            "గంట",
-        ],
-        part: &[
-            "minute",
-            "minutes",
-            "min",
-            "mins",
-            "minuten",
-            "minuto",
-            "minutos",
-            "минута",
-            "минуты",
-            "минут",
-            "dakika",
             "分",
-            "นาที",
-            "মিনিট",
-            "నిమిషాలు",
-            "నిమిషాల",
         ],
-        ratio: 60,
-    },
-    Pair {
-        whole: &["minute", "minutes", "min", "mins", "minuten", "minuto", "minutos"],
-        part: &[
-            "second", "seconds", "sec", "secs", "sekunden", "segundo", "segundos", "seconde", "secondes",
-        ],
-        ratio: 60,
+        ratio: 100,
     },
     Pair {
         whole: &[
-            "day", "days", "tag", "tage", "tagen", "día", "días", "dia", "dias", "jour", "jours",
+            "рубль",
+            "рубля",
+            "рублей",
+            "руб",
+            "rupee",
+            "rupees",
+            "shilingi",
+            "টাকা",
+            "రూపాయలు",
+            "రూపాయల",
+            "บาท",
         ],
-        part: &["hour", "hours", "stunde", "stunden", "hora", "horas", "heure", "heures"],
+        part: &[
+            "копейка",
+            "копейки",
+            "копеек",
+            "коп",
+            "paise",
+            "senti",
+            "পয়সা",
+            "প\u{9df}সা",
+            "పైసలు",
+            "పైసల",
+            "สตางค์",
+        ],
+        ratio: 100,
+    },
+    Pair {
+        whole: &["元", "块"],
+        part: &["角", "毛"],
+        ratio: 10,
+    },
+    Pair {
+        whole: HOURS,
+        part: MINUTES,
+        ratio: 60,
+    },
+    Pair {
+        whole: MINUTES,
+        part: SECONDS,
+        ratio: 60,
+    },
+    Pair {
+        whole: DAYS,
+        part: HOURS,
         ratio: 24,
     },
     Pair {
-        whole: &[
-            "week", "weeks", "woche", "wochen", "semana", "semanas", "semaine", "semaines",
-        ],
-        part: &[
-            "day", "days", "tag", "tage", "tagen", "día", "días", "dia", "dias", "jour", "jours",
-        ],
+        whole: WEEKS,
+        part: DAYS,
         ratio: 7,
     },
     Pair {
-        whole: &["year", "years", "jahr", "jahre", "jahren", "año", "años", "an", "ans"],
-        part: &["month", "months", "monat", "monate", "monaten", "mes", "meses", "mois"],
+        whole: YEARS,
+        part: MONTHS,
         ratio: 12,
     },
     Pair {
-        whole: &["foot", "feet", "ft"],
-        part: &["inch", "inches", "in"],
+        whole: &[
+            "km",
+            "kilometer",
+            "kilometers",
+            "kilometre",
+            "kilometres",
+            "kg",
+            "kilogram",
+            "kilograms",
+            "千米",
+            "公里",
+            "公斤",
+            "千克",
+        ],
+        part: &[
+            "m", "meter", "meters", "metre", "metres", "g", "gram", "grams", "米", "克",
+        ],
+        ratio: 1000,
+    },
+    Pair {
+        whole: &["m", "meter", "meters", "metre", "metres", "米"],
+        part: &["cm", "centimeter", "centimeters", "centimetre", "centimetres", "厘米"],
+        ratio: 100,
+    },
+    Pair {
+        whole: &["gallon", "gallons"],
+        part: &["quart", "quarts"],
+        ratio: 4,
+    },
+    Pair {
+        whole: &["foot", "feet", "ft", "fuß", "pie", "pies", "pied", "pieds"],
+        part: &["inch", "inches", "zoll", "pulgada", "pulgadas", "pouce", "pouces"],
         ratio: 12,
     },
     Pair {
@@ -160,58 +360,149 @@ const PAIRS: &[Pair] = &[
     },
 ];
 
+/// What may stand between the two besides `and`.
+const WITH: &[&str] = &["with", "plus", "mit", "con", "avec"];
+
 impl Parser<'_> {
     /// Takes the rest of a quantity into the number that it begins with.
     pub(super) fn quantity(&mut self, term: &mut Term) {
-        let Some((part, ratio, to)) = self.rest_of_quantity(term) else {
+        let Some(rest) = self.rest_of_quantity(term).or_else(|| self.rest_behind_units(term)) else {
             return;
         };
-        let whole: Option<u64> = match term.readings.as_slice() {
-            [value] => value.natural(),
-            _ => None,
-        };
-        let parts = whole.and_then(|whole| whole.checked_mul(ratio)?.checked_add(part));
-        let in_parts = parts.map(|parts| Value::decimal(&parts.to_string(), ""));
-        let in_wholes = parts.and_then(|parts| Value::ratio(parts, ratio));
-        term.readings = in_wholes.into_iter().chain(in_parts).collect();
-        (term.to, term.is_plain) = (to, false);
+        let parts = |whole: &Value| whole.natural()?.checked_mul(rest.ratio)?.checked_add(rest.parts);
+        let parts: Vec<u64> = term.readings.iter().filter_map(parts).collect();
+        let in_wholes = parts.iter().filter_map(|parts| Value::ratio(*parts, rest.ratio));
+        let in_parts = parts.iter().map(|parts| Value::decimal(&parts.to_string(), ""));
+        term.readings = in_wholes.chain(in_parts).collect();
+        (term.to, term.is_plain) = (rest.to, false);
     }
 
-    /// Number of parts, how many make a whole, and where it ends: of a part that is less than a whole.
-    fn rest_of_quantity(&mut self, term: &Term) -> Option<(u64, u64, usize)> {
-        let is_money = term.from > 0 && self.reader.get(term.from - 1).is_some_and(is_currency);
-        let unit = self.spaces(term.to);
-        let named: Vec<(&Pair, usize)> = PAIRS
-            .iter()
-            .filter_map(|pair| Some((pair, unit_at(&mut self.reader, unit, pair.whole)?)))
-            .collect();
-        // `$72 and 50 cents`
-        let unnamed = PAIRS.first().filter(|_| is_money).map(|pair| (pair, term.to));
-        named.into_iter().chain(unnamed).find_map(|(pair, to)| {
-            let comma = to + usize::from(self.reader.get(to) == Some(','));
-            let digits = self.after_and(comma).unwrap_or_else(|| self.spaces(comma));
+    /// `dollars and 50 cents` behind a number: of a part that is less than a whole.
+    fn rest_of_quantity(&mut self, term: &Term) -> Option<Rest> {
+        let unit = self.gap(term.to);
+        let mut named: Vec<(&Pair, usize)> = Vec::new();
+        if let Some(name) = Name::at(&mut self.reader, unit) {
+            let known = |pair: &'static Pair| Some((pair, name.end_of(&mut self.reader, pair.whole)?));
+            named.extend(PAIRS.iter().filter_map(known));
+        }
+        // `$72 and 50 cents`, `72 € 50 cents`
+        if self.reader.get(unit).is_some_and(is_currency) {
+            named.push((&PAIRS[0], unit + 1));
+        } else if term.from > 0 && self.reader.get(term.from - 1).is_some_and(is_currency) {
+            named.push((&PAIRS[0], term.to));
+        }
+        named.into_iter().find_map(|(pair, to)| {
+            let comma = self.gap(to);
+            let is_listed = self.reader.get(comma) == Some(',');
+            let digits = self.after_link(comma + usize::from(is_listed));
             let end = self.digits(digits);
-            let part: u64 = self.text(digits, end).parse().ok()?;
-            let unit = self.spaces(end);
-            let to = unit_at(&mut self.reader, unit, pair.part)?;
-            (part < pair.ratio).then_some((part, pair.ratio, to))
+            let parts: u64 = self.text(digits, end).parse().ok()?;
+            let unit = self.gap(end);
+            let is_cents = pair.ratio == 100 && self.reader.get(unit) == Some('¢');
+            let to = match is_cents {
+                true => unit + 1,
+                false => Name::at(&mut self.reader, unit)?.end_of(&mut self.reader, pair.part)?,
+            };
+            // `5 days, 8 hours a day` is a list; `3分の1` a third.
+            let is_one = parts < pair.ratio && !(is_listed && self.goes_on(to)) && !self.is_under_digits(to);
+            is_one.then_some(Rest {
+                parts,
+                ratio: pair.ratio,
+                to,
+            })
         })
+    }
+
+    /// `dola 72 na senti 50`: in Swahili units stand before their numbers.
+    fn rest_behind_units(&mut self, term: &Term) -> Option<Rest> {
+        if self.style.language != Words::Swahili {
+            return None;
+        }
+        let bound = term.from.saturating_sub(MOST_LEAD_IN);
+        let end = self.back_over(term.from, bound, is_space);
+        let from = self.back_over(end, bound, char::is_alphabetic);
+        let whole = self.text(from, end).to_lowercase();
+        let unit = self.after_link(term.to);
+        let (part, to) = word(&mut self.reader, unit);
+        let pair = PAIRS
+            .iter()
+            .find(|pair| pair.whole.contains(&whole.as_str()) && pair.part.contains(&part.as_str()))?;
+        let digits = self.spaces(to);
+        let end = self.digits(digits);
+        let parts: u64 = self.text(digits, end).parse().ok()?;
+        (parts < pair.ratio).then_some(Rest {
+            parts,
+            ratio: pair.ratio,
+            to: end,
+        })
+    }
+
+    /// Over spaces, bold type, and a word that links.
+    fn after_link(&mut self, at: usize) -> usize {
+        let at = self.gap(at);
+        if self.reader.get(at) == Some('&') {
+            return self.gap(at + 1);
+        }
+        let next = self.after_and(at).unwrap_or_else(|| {
+            let (link, to) = word(&mut self.reader, at);
+            if WITH.contains(&link.as_str()) { to } else { at }
+        });
+        self.gap(next)
+    }
+
+    fn gap(&mut self, at: usize) -> usize {
+        self.skip(at, |c| is_space(c) || c == '*')
+    }
+
+    /// Whether `の1` or `之一` follows: what looked like minutes is a denominator.
+    fn is_under_digits(&mut self, to: usize) -> bool {
+        to > 0 && self.reader.get(to - 1) == Some('分') && self.reader.get(to).is_some_and(|c| matches!(c, 'の' | '之'))
     }
 }
 
-/// Where the unit ends that is named at a place.
-fn unit_at(reader: &mut Reader<'_>, at: usize, names: &[&str]) -> Option<usize> {
-    let first = reader.get(at).filter(|c| c.is_alphabetic())?;
-    if first < '\u{530}' {
-        let (word, to) = word(reader, at);
-        return names.contains(&word.as_str()).then_some(to);
+/// What follows the first number of a quantity.
+struct Rest {
+    parts: u64,
+    /// How many of them make one of the first.
+    ratio: u64,
+    to: usize,
+}
+
+/// A word where a unit may be named.
+struct Name {
+    at: usize,
+    /// In lower case, and where it ends: of an alphabet that separates words.
+    word: Option<(String, usize)>,
+}
+
+impl Name {
+    fn at(reader: &mut Reader<'_>, at: usize) -> Option<Self> {
+        let first = reader.get(at).filter(|c| c.is_alphabetic())?;
+        if first >= '\u{530}' {
+            return Some(Self { at, word: None });
+        }
+        let (mut name, mut to) = word(reader, at);
+        if name == "us" && reader.get(to) == Some(' ') {
+            let (second, end) = word(reader, to + 1);
+            (name, to) = (format!("us {second}"), end);
+        }
+        // The point after a short form is part of it, if more follows.
+        let is_short = name.chars().count() <= 4 && reader.get(to) == Some('.');
+        let goes_on =
+            is_short && reader.get(to + 1) == Some(' ') && reader.get(to + 2).is_some_and(|c| c.is_ascii_digit());
+        let word = Some((name, to + usize::from(goes_on)));
+        Some(Self { at, word })
     }
-    let known = names.iter().find(|known| reads(reader, known, at))?;
-    let to = at + known.chars().count();
-    // `২ ঘণ্টা`: a space may follow, and in no script anything else that belongs to the name.
-    Some(to).filter(|_| {
-        reader
-            .get(to)
-            .is_none_or(|c| c.is_ascii_digit() || is_space(c) || !super::is_mark(c))
-    })
+
+    /// Where it ends, if it is one of these.
+    fn end_of(&self, reader: &mut Reader<'_>, names: &[&str]) -> Option<usize> {
+        if let Some((name, to)) = &self.word {
+            return names.contains(&name.as_str()).then_some(*to);
+        }
+        let known = names.iter().filter(|known| reads(reader, known, self.at));
+        let length = known.map(|known| known.chars().count()).max()?;
+        // A vowel sign after it would make it another word.
+        let to = self.at + length;
+        (!reader.get(to).is_some_and(super::is_mark)).then_some(to)
+    }
 }

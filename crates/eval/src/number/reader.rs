@@ -152,7 +152,7 @@ fn even(c: char) -> Option<char> {
         '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => return None,
         '\u{a0}' | '\u{202f}' | '\u{2005}'..='\u{200a}' | '\u{205f}' => THIN_SPACE,
         '\u{3000}' => ' ',
-        '−' | '‐' | '‑' | '﹣' | '➖' => '-',
+        '−' | '‐' | '‑' | '‒' | '﹣' | '➖' => '-',
         '’' | 'ʼ' | '′' => '\'',
         '✕' | '✖' | '∗' | '⋅' => '×',
         '⁄' | '∕' => '/',
@@ -165,7 +165,7 @@ fn even(c: char) -> Option<char> {
 }
 
 /// The ASCII digit that a decimal digit of any script stands for.
-fn digit(c: char) -> Option<char> {
+pub fn digit(c: char) -> Option<char> {
     /// The zeros of Unicode's decimal digits (general category Nd), as far as languages in use have them.
     const ZEROS: [u32; 26] = [
         0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0, 0xf20,

@@ -293,6 +293,9 @@ pub enum LeadIn {
 
 const MINUS: &[&str] = &["minus", "negative", "moins", "menos", "минус", "hasi"];
 const SWAHILI_POWERS: &[(&str, u32)] = &[("elfu", 3), ("laki", 5), ("milioni", 6), ("bilioni", 9)];
+const SWAHILI_UNITS: &[&str] = &[
+    "saa", "masaa", "dakika", "sekunde", "siku", "wiki", "mwezi", "miezi", "mwaka", "miaka",
+];
 const CURRENCIES: &[&str] = &[
     "us", "usd", "eur", "gbp", "rs", "inr", "bdt", "tk", "ksh", "kes", "tsh", "tzs", "sh", "thb", "rub", "cny", "rmb",
     "jpy", "chf", "cad", "aud", "mxn", "shilingi", "dola",
@@ -376,6 +379,9 @@ pub fn lead_in(reader: &mut Reader<'_>, at: usize, style: Style) -> Option<(Lead
             .find(|(known, _)| *known == word && style.is_swahili())
         {
             LeadIn::Power(*power)
+        } else if style.is_swahili() && SWAHILI_UNITS.contains(&word) {
+            // They stand before their number, and a second one may follow.
+            LeadIn::Currency
         } else if CURRENCIES.contains(&word) || (word == "r" && reader.get(to) == Some('$')) {
             let to = to + usize::from(reader.get(to) == Some('.'));
             return Some((LeadIn::Currency, to));

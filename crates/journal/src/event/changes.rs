@@ -50,6 +50,11 @@ pub enum Changed {
 }
 
 impl Changed {
+    /// Whether other questions may be asked than before.
+    pub fn is_of_questions(&self) -> bool {
+        matches!(self, Self::Task { .. } | Self::Space)
+    }
+
     fn in_words(&self) -> String {
         match self {
             Self::Model { model } => format!("the model {model}"),

@@ -245,6 +245,8 @@ impl Freshness {
             // A command keeps its questions to itself.
             None => Self::NotCompared,
             Some(_) if run.is_scored_by_command() => Self::NotCompared,
+            // What was asked before the change is in no comparison.
+            Some(_) if run.changes.iter().any(|change| change.what.is_of_questions()) => Self::NotCompared,
             Some(compared) if !compared.is_clean() => Self::Used,
             // That names differ does not say that questions do.
             Some(compared) if compared.by_name => Self::NotCompared,

@@ -70,10 +70,18 @@ pub fn strongest<'a>(run: &Run, reading: &'a TestReading) -> Option<Rival<'a>> {
 
 /// The best merge that nobody searched for, unless the winner is one itself.
 pub fn best_unsearched<'a>(run: &Run, reading: &'a TestReading) -> Option<&'a Comparison> {
-    let is_unsearched = |id: &str| run.candidate(id).is_some_and(|c| c.origin == Origin::Baseline);
+    best_of_unsearched(run, reading).filter(|_| !is_unsearched(run, &reading.best.id))
+}
+
+/// Of those that are not the winner.
+fn best_of_unsearched<'a>(run: &Run, reading: &'a TestReading) -> Option<&'a Comparison> {
     let by_score = |a: &&Comparison, b: &&Comparison| a.other.score.value.total_cmp(&b.other.score.value);
-    let merges = reading.others.iter().filter(|o| is_unsearched(&o.other.id));
-    merges.max_by(by_score).filter(|_| !is_unsearched(&reading.best.id))
+    let merges = reading.others.iter().filter(|o| is_unsearched(run, &o.other.id));
+    merges.max_by(by_score)
+}
+
+fn is_unsearched(run: &Run, id: &str) -> bool {
+    run.candidate(id).is_some_and(|c| c.origin == Origin::Baseline)
 }
 
 impl Rival<'_> {
@@ -126,7 +134,7 @@ fn who(run: &Run, id: &str) -> String {
         Some(Origin::Mean) => format!("{id}, the centre of what the search had learnt,"),
         Some(Origin::Baseline) => format!("{id}, a merge that nobody searched for,"),
         Some(Origin::Random) => format!("{id}, a random draw,"),
-        Some(Origin::Learned) => format!("{id}, learned from right answers,"),
+        Some(Origin::Learned) => format!("{id}, learned by gradient,"),
         Some(Origin::Guided) => format!("{id}, which a language model proposed,"),
         _ => id.to_owned(),
     }
@@ -229,7 +237,7 @@ pub fn explained(run: &Run) -> Option<String> {
         ),
         Origin::Learned => (
             format!(
-                "'{}' was not bred: its numbers were moved along the gradient of texts that answer questions rightly.",
+                "'{}' was not bred: its numbers were moved along the gradient of how likely the texts are that taught it.",
                 winner.id
             ),
             "what was learned last",
@@ -257,8 +265,8 @@ pub fn explained(run: &Run) -> Option<String> {
 pub fn luck(run: &Run) -> Option<String> {
     // A command that is asked again may ask the same.
     let selection = run.selection.as_ref().filter(|_| !run.is_scored_by_command())?;
-    // Of the same questions again nothing is told.
-    if Freshness::of(run) == Freshness::Used {
+    // Of the same questions again nothing is told, nor where scores from before and after a change do not compare.
+    if Freshness::of(run) == Freshness::Used || !run.changes.is_empty() {
         return None;
     }
     let winner = selection.finalists.iter().find(|f| f.id == selection.best)?;
@@ -337,11 +345,25 @@ pub fn unsearched(run: &Run) -> Option<String> {
     let winner = run
         .winner()
         .filter(|w| run.selection.is_some() && w.origin == Origin::Baseline)?;
-    Some(format!(
+    let mut told = format!(
         "{} is a merge that nobody searched for: nothing that the search bred was better on the selection questions. More \
          evaluations, more questions or another space may find more.",
         winner.id
-    ))
+    );
+    let of_test = run.reading.as_ref().filter(|reading| reading.best.id == winner.id);
+    let other = of_test.and_then(|reading| Some((best_of_unsearched(run, reading)?, reading)));
+    if let Some((other, reading)) = other.filter(|(other, reading)| other.other.score.value > reading.best.score.value)
+    {
+        let unit = run.unit();
+        told += &format!(
+            " On the test another of them is ahead: {} with {} to its {} ({}).",
+            other.other.id,
+            unit.full_value(other.other.score.value),
+            unit.full_value(reading.best.score.value),
+            p_value(other.p_holm)
+        );
+    }
+    Some(told)
 }
 
 /// Unsearched merges that could not be scored, so that the winner was not compared with them.
@@ -376,15 +398,17 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
         ),
         Origin::Random => format!("Its {genes} were drawn at random, one of {evals}"),
         Origin::WarmStart => format!("Its {genes} are of a recipe that the search of {evals} was begun with"),
-        Origin::Learned => format!("Its {genes} were learned from right answers, by gradient"),
+        Origin::Learned => format!("Its {genes} were learned by gradient, from texts"),
         Origin::Search => format!("Its {genes} were found by {optimizer} in {evals}"),
         Origin::Guided => format!("Its {genes} are a language model's proposal, one of {evals} of {optimizer}"),
         Origin::Mean if optimizer == GAUSSIAN_PROCESS => {
             format!("Its {genes} are those from which a Gaussian process expects most after {evals}")
         }
         Origin::Mean => {
-            let evals = counted(scored.map_or(0, |s| evals_of_stage(run, s)) as usize, "evaluation");
-            format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}")
+            let of_stage = scored.map_or(0, |s| evals_of_stage(run, s));
+            let stage = if of_stage == run.evals { "" } else { " of its stage" };
+            let evals = counted(of_stage as usize, "evaluation");
+            format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}{stage}")
         }
     }
 }
