@@ -76,6 +76,20 @@ impl Tiling {
     }
 }
 
+#[cfg(test)]
+impl Mixing {
+    fn bytes(&self) -> usize {
+        let buffers = [&self.logits, &self.chosen, &self.weights, &self.order, &self.tiles];
+        let matrices = [&self.shared.gate_up, &self.shared.inner, &self.shared.result];
+        let more = [&self.inner, &self.results, &self.shared.gate];
+        let buffers = buffers.into_iter().chain(more);
+        buffers
+            .chain(matrices.map(|matrix| &matrix.buffer))
+            .map(Buffer::bytes)
+            .sum()
+    }
+}
+
 /// Bytes that a row takes in the buffers of [`Mixing`].
 pub fn row_bytes(experts: &Experts, hidden: usize, dtype: DType) -> usize {
     let in_pair = (experts.width + hidden) * dtype.size_bytes() + 3 * size_of::<u32>() + TILE;
@@ -381,6 +395,16 @@ mod tests {
         let none = Cuda::norm_of(gpu, NormKind::Rms, 0).unwrap();
         cuda.add_mixture(spec, &mixture, (&x, None), (&none, 1e-6), &mut h)
             .unwrap();
+        let (taken, counted) = (
+            cuda.mixing.bytes(),
+            row_bytes(spec.experts.as_ref().unwrap(), spec.hidden, gpu.dtype),
+        );
+        // No buffer is smaller than 16 bytes.
+        assert!(
+            taken <= x.rows * counted + 11 * 16,
+            "{taken} bytes for {} rows of {counted}",
+            x.rows
+        );
         h.into_host().unwrap().data
     }
 

@@ -94,6 +94,11 @@ impl Buffer {
     pub fn address(&self, gpu: &Gpu) -> Address {
         self.memory.as_ref().map_or(0, |memory| gpu.address(memory))
     }
+
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        self.memory.as_ref().map_or(0, CudaSlice::len)
+    }
 }
 
 /// One argument list of a launch.
