@@ -228,12 +228,9 @@ impl Cuda {
         let elements = 2 * spec.hidden + 2 * q + 2 * kv + 3 * spec.intermediate;
         // The stream, a branch, and what attention leaves of each stretch of keys.
         let floats = 2 * spec.hidden + STRETCHES * q;
+        let of_experts = |experts| experts::row_bytes(experts, spec.hidden, dtype);
         let row = elements * dtype.size_bytes() + floats * size_of::<f32>();
-        let row = row
-            + spec
-                .experts
-                .as_ref()
-                .map_or(0, |e| experts::row_bytes(e, spec.hidden, dtype));
+        let row = row + spec.experts.as_ref().map_or(0, of_experts);
         (rows * row + ROWS_OF_LOGITS * spec.vocab * size_of::<f32>()) as u64
     }
 
