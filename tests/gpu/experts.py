@@ -72,7 +72,7 @@ def layer(rows, k, gate_up, down, gate_up_there, down_there):
 
 
 bad = 0
-for rows, hidden, width, experts, k in ((3, 96, 40, 8, 2), (40, 64, 72, 16, 3), (70, 64, 40, 4, 2)):
+for rows, hidden, width, experts, k in ((3, 552, 136, 8, 2), (40, 64, 72, 16, 3), (70, 64, 40, 4, 2)):
     steps, branch, right, _ = layer(rows, k, *weights(hidden, width, experts))
     for step in steps.values():
         step()

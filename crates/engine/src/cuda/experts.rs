@@ -430,7 +430,8 @@ mod tests {
     fn on_a_gpu_mixtures_are_those_of_the_cpu() {
         let cases = [
             json!({"norm_topk_prob": true}),
-            json!({"num_experts_per_tok": 1, "hidden_size": 64, "moe_intermediate_size": 72}),
+            // Depths for several rounds of four warps.
+            json!({"num_experts_per_tok": 1, "hidden_size": 552, "moe_intermediate_size": 136}),
             // Every expert gets every row.
             json!({"num_experts_per_tok": 5, "hidden_size": 32, "moe_intermediate_size": 8}),
             // Rows of no multiple of eight.
@@ -445,7 +446,7 @@ mod tests {
         for case in cases {
             let spec = spec(case.clone());
             let experts = spec.experts.as_ref().unwrap();
-            for (dtype, most) in [(DType::F32, 2e-6), (DType::Bf16, 1.5e-2), (DType::F16, 2e-3)] {
+            for (dtype, most) in [(DType::F32, 5e-6), (DType::Bf16, 1.5e-2), (DType::F16, 2e-3)] {
                 let gpu = gpu(&spec, dtype);
                 let mut router = numbers(experts.count * spec.hidden, 1);
                 dtype.round(&mut router);
