@@ -222,11 +222,11 @@ API Result nvrtcCompileProgram(Program *p, int count, const char **options) {
     std::regex kernel("__global__ void(?:\\s+__launch_bounds__\\(\\d+\\))?\\s+(\\w+)\\(");
     for (std::sregex_iterator i(p->source.begin(), p->source.end(), kernel), end; i != end; ++i) {
         std::string name = (*i)[1];
-        bool on_tensor_cores = name.find("tensor") != std::string::npos;
-        if (on_tensor_cores) file << "#if TENSOR_CORES\n";
+        const char *only_if = name.find("tensor") != std::string::npos ? "TENSOR_CORES" : name.find("_mma") != std::string::npos ? "MMA" : "1";
+        file << "#if " << only_if << "\n";
         file << "extern \"C\" void call_" << name << "(void **args) { call(" << name << ", args); }\n";
         file << "extern \"C\" void **keep_" << name << "(void **args) { return keep(" << name << ", args); }\n";
-        if (on_tensor_cores) file << "#endif\n";
+        file << "#endif\n";
     }
     file.close();
     const char *home = getenv("EMULATOR_HOME");

@@ -21,11 +21,12 @@ def ok(result, doing):
         sys.exit(f"{doing}: error {result}")
 
 
-def compiled(source, names, *options):
-    """The kernels of a file, by name."""
+def compiled(source, names, *options, behind=None):
+    """The kernels of a file, and of another one behind it, by name."""
+    text = source.read_bytes() + (behind.read_bytes() if behind else b"")
     options = [f"--gpu-architecture={architecture}", *options]
     program = ctypes.c_void_p()
-    ok(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None), "a program")
+    ok(nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None), "a program")
     words = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
     if nvrtc.nvrtcCompileProgram(program, len(options), words):
         size = ctypes.c_size_t()

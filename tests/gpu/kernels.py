@@ -22,7 +22,7 @@ class Shape(ctypes.Structure):
 
 
 def kernels_for(dim):
-    options = ["-DELEMENT=1", "-DTENSOR_CORES=1", f"-DDIM={dim}", "-DSOFTCAP=0"]
+    options = ["-DELEMENT=1", "-DMMA=1", "-DTENSOR_CORES=1", f"-DDIM={dim}", "-DSOFTCAP=0"]
     return compiled(SOURCE, ["attend_on_tensor_cores", "combine"], *options)
 
 
@@ -62,7 +62,7 @@ def decode(dim, q_heads, kv_heads, rows, prefix, own, seed=0):
     args = [upload(qkv), upload(np.array(items, np.uint32)), upload(np.array(entries, np.uint32)), upload(addresses), shape,
             upload(np.zeros((slots, 2), np.float32)), upload(np.zeros((slots, dim), np.float32))]
     out = upload(np.zeros((rows, q_heads, dim), np.uint16))
-    finish = [upload(starts), upload(flat), shape, args[5], args[6], out]
+    finish = [upload(starts), upload(flat), shape, args[5], args[6], ctypes.c_uint64(0), out]
 
     def step(functions):
         launch(functions["attend_on_tensor_cores"], (-(-len(items) // 4), kv_heads), 128, *args)

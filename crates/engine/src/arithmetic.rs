@@ -18,10 +18,14 @@ pub(super) trait Arithmetic: Send + Sized {
     type Linear: Send + Sync;
     /// A norm's weight and bias; of length 0 there is no norm.
     type Norm: Send + Sync;
+    /// f32 numbers that are computed with as they are.
+    type Numbers: Send + Sync;
     type Matrix: Default + Send;
 
     /// Whether rows are kept in the decoder's type, and rounded when they are set.
     const ROUNDS_ROWS: bool;
+    /// Whether the experts of a layer are kept in one: see [`Mixture::experts`].
+    const EXPERTS_IN_ONE: bool;
 
     fn linear(device: &Self::Device, inputs: usize, outputs: usize, bias: bool) -> Result<Self::Linear, Error>;
     /// Writes `weight` (`[rows, in]`, row by row) into the outputs from `first` on.
@@ -32,6 +36,10 @@ pub(super) trait Arithmetic: Send + Sized {
     /// Writes the weights from `first` on.
     fn set_norm(device: &Self::Device, norm: &mut Self::Norm, first: usize, weight: &[f32]) -> Result<(), Error>;
     fn set_norm_bias(device: &Self::Device, norm: &mut Self::Norm, first: usize, bias: &[f32]) -> Result<(), Error>;
+    /// So many zeros.
+    fn numbers(device: &Self::Device, len: usize) -> Result<Self::Numbers, Error>;
+    /// Writes all of them.
+    fn set_numbers(device: &Self::Device, numbers: &mut Self::Numbers, data: &[f32]) -> Result<(), Error>;
 
     fn new(device: &Self::Device) -> Result<Self, Error>;
 
@@ -88,7 +96,7 @@ pub(super) trait Arithmetic: Send + Sized {
         &mut self,
         qkv: &Self::Matrix,
         chunks: &[Chunk],
-        settings: Settings,
+        settings: Settings<'_, Self::Numbers>,
         out: &mut Self::Matrix,
     ) -> Result<(), Error>;
     /// What the heads attended to, each number weighed by the sigmoid of its gate: the last columns of `qkv`.
@@ -166,10 +174,11 @@ pub(super) struct PerLayerWeights<A: Arithmetic> {
 pub(super) struct Mixture<A: Arithmetic> {
     pub router: A::Linear,
     /// Empty where the family has none.
-    pub correction: Vec<f32>,
+    pub correction: A::Numbers,
+    /// One for each; or one for all, of whose outputs one expert's stand behind the other's.
     pub experts: Vec<Mlp<A>>,
     /// What the weights of the experts are multiplied by; empty where the family has none.
-    pub scales: Vec<f32>,
+    pub scales: A::Numbers,
     pub shared: Option<Mlp<A>>,
     /// `[1, hidden]`, where the shared expert is weighed.
     pub shared_gate: Option<A::Linear>,
@@ -234,8 +243,7 @@ pub(super) struct HeadSettings<'a, Norm> {
 }
 
 /// The settings of one layer's attention.
-#[derive(Clone, Copy)]
-pub(super) struct Settings<'a> {
+pub(super) struct Settings<'a, Numbers> {
     /// Under which its keys and values are kept.
     pub layer: usize,
     /// Query heads.
@@ -244,7 +252,7 @@ pub(super) struct Settings<'a> {
     pub scale: f32,
     pub softcap: Option<f32>,
     /// For each query head a score beside those of the keys; empty where the family has none.
-    pub sinks: &'a [f32],
+    pub sinks: &'a Numbers,
 }
 
 /// Normed hidden states of the wanted tokens, where they were computed.

@@ -112,7 +112,14 @@ impl Attention {
     ///
     /// **Shapes** `qkv`: `[tokens, ≥ heads · head_dim]`, of which the first `heads · head_dim` columns are read; `out` becomes
     /// `[tokens, heads · head_dim]`.
-    pub fn attend(&mut self, qkv: &Matrix, rows: &[RowView], settings: Settings, out: &mut Matrix, threads: Threads) {
+    pub fn attend(
+        &mut self,
+        qkv: &Matrix,
+        rows: &[RowView],
+        settings: &Settings<'_, Vec<f32>>,
+        out: &mut Matrix,
+        threads: Threads,
+    ) {
         let (of_layer, heads) = (self.shape.layers[settings.layer], settings.heads);
         let (d, group) = (of_layer.head_dim, heads / of_layer.kv_heads);
         let Some(Group { tiles, .. }) = self.groups.iter().find(|known| known.heads == group) else {
@@ -217,7 +224,7 @@ fn spans(blocks: &[Block], start: usize, from: usize, to: usize) -> impl Iterato
 }
 
 impl Scratch {
-    fn attend_tile(&mut self, work: &Work, shape: &KvShape, settings: Settings, out: &mut [f32]) {
+    fn attend_tile(&mut self, work: &Work, shape: &KvShape, settings: &Settings<'_, Vec<f32>>, out: &mut [f32]) {
         let Work {
             qkv,
             rows,

@@ -61,9 +61,11 @@ impl Arithmetic for Cpu {
     type Device = Isa;
     type Linear = Linear;
     type Norm = Norm;
+    type Numbers = Vec<f32>;
     type Matrix = Matrix;
 
     const ROUNDS_ROWS: bool = false;
+    const EXPERTS_IN_ONE: bool = false;
 
     fn linear(isa: &Isa, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
         Ok(Linear::zeros(*isa, inputs, outputs, bias))
@@ -98,6 +100,15 @@ impl Arithmetic for Cpu {
 
     fn set_norm_bias(_: &Isa, norm: &mut Norm, first: usize, bias: &[f32]) -> Result<(), Error> {
         norm.bias[first..first + bias.len()].copy_from_slice(bias);
+        Ok(())
+    }
+
+    fn numbers(_: &Isa, len: usize) -> Result<Vec<f32>, Error> {
+        Ok(vec![0.0; len])
+    }
+
+    fn set_numbers(_: &Isa, numbers: &mut Vec<f32>, data: &[f32]) -> Result<(), Error> {
+        numbers.copy_from_slice(data);
         Ok(())
     }
 
@@ -250,10 +261,16 @@ impl Arithmetic for Cpu {
         Ok(())
     }
 
-    fn attend(&mut self, qkv: &Matrix, chunks: &[Chunk], settings: Settings, out: &mut Matrix) -> Result<(), Error> {
+    fn attend(
+        &mut self,
+        qkv: &Matrix,
+        chunks: &[Chunk],
+        settings: Settings<'_, Vec<f32>>,
+        out: &mut Matrix,
+    ) -> Result<(), Error> {
         let rows: Vec<RowView> = chunks.iter().map(Chunk::view).collect();
         if let Some(attention) = &mut self.attention {
-            attention.attend(qkv, &rows, settings, out, self.threads);
+            attention.attend(qkv, &rows, &settings, out, self.threads);
         }
         Ok(())
     }

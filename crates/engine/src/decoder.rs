@@ -100,7 +100,8 @@ struct Layer<A: Arithmetic> {
     /// Empty where the family has none.
     q_norm: A::Norm,
     k_norm: A::Norm,
-    sinks: Vec<f32>,
+    /// Empty where the family has none.
+    sinks: A::Numbers,
     /// Before and after attention, before and after the MLP; empty where the family has none.
     norms: [A::Norm; 4],
 }
@@ -915,13 +916,22 @@ impl<A: Arithmetic> Model<A> {
             })
         };
         let mixture = |experts: &Experts| {
+            let (kept, in_each) = match A::EXPERTS_IN_ONE {
+                true => (1, experts.count),
+                false => (experts.count, 1),
+            };
+            let some = |_| {
+                Ok::<_, Error>(Mlp {
+                    gate_up: linear(h, in_each * 2 * experts.width, experts.biases)?,
+                    down: linear(experts.width, in_each * h, experts.biases)?,
+                })
+            };
+            let numbers = |are_there: bool| A::numbers(&device, if are_there { experts.count } else { 0 });
             Ok::<_, Error>(Mixture {
                 router: linear(h, experts.count, experts.biases)?,
-                correction: Vec::new(),
-                scales: Vec::new(),
-                experts: (0..experts.count)
-                    .map(|_| mlp(experts.width, experts.biases))
-                    .collect::<Result<_, _>>()?,
+                correction: numbers(experts.names.correction.is_some())?,
+                scales: numbers(experts.beside.is_some())?,
+                experts: (0..kept).map(some).collect::<Result<_, _>>()?,
                 shared: (experts.shared > 0).then(|| mlp(experts.shared, false)).transpose()?,
                 shared_gate: (experts.shared > 0 && experts.shared_is_weighed)
                     .then(|| linear(h, 1, false))
@@ -979,7 +989,7 @@ impl<A: Arithmetic> Model<A> {
                 } else {
                     head_norm(d, kv)?
                 },
-                sinks: Vec::new(),
+                sinks: A::numbers(&device, if spec.family.sinks { spec.heads } else { 0 })?,
                 norms: [layer_norm(0)?, layer_norm(1)?, layer_norm(2)?, layer_norm(3)?],
             })
         };
@@ -1017,6 +1027,9 @@ impl<A: Arithmetic> Model<A> {
             Slot::V => (&mut layer.qkv, q + kv),
             Slot::O => (&mut layer.o, 0),
             Slot::Mlp(Of::Layer, part) => layer.body.mlp()?.rows(part, spec.gated(), of_layer.intermediate),
+            Slot::Mlp(of, part) => layer.body.mixture()?.rows(spec, of, part)?,
+            Slot::Router => (&mut layer.body.mixture()?.router, 0),
+            Slot::SharedGate => (layer.body.mixture()?.shared_gate.as_mut()?, 0),
             _ => return None,
         };
         Some(Rows {
@@ -1078,25 +1091,12 @@ impl<A: Arithmetic> Model<A> {
                 linear(&mut layer.qkv, q)?;
                 linear(&mut layer.qkv, q + kv)
             }
-            Slot::Mlp(of, part) => layer.body.write(spec, (of, part), data, linear_with),
-            Slot::Router => layer
-                .body
-                .mixture()
-                .map_or(Ok(()), |mixture| linear(&mut mixture.router, 0)),
-            Slot::SharedGate => match layer.body.mixture().and_then(|mixture| mixture.shared_gate.as_mut()) {
-                Some(gate) => linear(gate, 0),
-                None => Ok(()),
+            Slot::Mlp(_, part) => layer.body.write_experts(spec, part, data, linear_with),
+            Slot::Correction | Slot::ExpertScales => match (layer.body.mixture(), tensor.slot) {
+                (Some(mixture), Slot::Correction) => A::set_numbers(device, &mut mixture.correction, data),
+                (Some(mixture), _) => A::set_numbers(device, &mut mixture.scales, data),
+                (None, _) => Ok(()),
             },
-            Slot::Correction | Slot::ExpertScales => {
-                if let Some(mixture) = layer.body.mixture() {
-                    let numbers = match tensor.slot {
-                        Slot::Correction => &mut mixture.correction,
-                        _ => &mut mixture.scales,
-                    };
-                    *numbers = data.to_vec();
-                }
-                Ok(())
-            }
             Slot::BesideNorm(i) => match &mut layer.body {
                 Body::Both(both) => norm(&mut both.norms[i]),
                 _ => Ok(()),
@@ -1117,10 +1117,7 @@ impl<A: Arithmetic> Model<A> {
                 }
                 Ok(())
             }
-            Slot::Sinks => {
-                layer.sinks = data.to_vec();
-                Ok(())
-            }
+            Slot::Sinks => A::set_numbers(device, &mut layer.sinks, data),
             Slot::Xielu(i) => {
                 layer.activation = with_number(layer.activation, i, data[0]);
                 Ok(())
@@ -1132,9 +1129,14 @@ impl<A: Arithmetic> Model<A> {
                 layer.scalar = data[0];
                 Ok(())
             }
-            Slot::Embeddings | Slot::Head | Slot::Qkv | Slot::V | Slot::O | Slot::PerLayer(_) => {
-                unreachable!("written above")
-            }
+            Slot::Embeddings
+            | Slot::Head
+            | Slot::Qkv
+            | Slot::V
+            | Slot::O
+            | Slot::Router
+            | Slot::SharedGate
+            | Slot::PerLayer(_) => unreachable!("written above"),
         }
     }
 
@@ -1190,32 +1192,44 @@ impl<A: Arithmetic> Body<A> {
         }
     }
 
-    /// Writes a matrix of an expert, or that of all experts, with a function that writes rows from some on.
-    fn write(
+    /// Writes a matrix of all experts where each has its own, with a function that writes rows from some on.
+    fn write_experts(
         &mut self,
         spec: &DecoderSpec,
-        (of, part): (Of, Part),
+        part: Part,
         data: &[f32],
         write: impl Fn(&mut A::Linear, usize, &[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let one = |mlp: &mut Mlp<A>, width: usize, data: &[f32]| {
-            let (linear, first) = mlp.rows(part, spec.gated(), width);
-            write(linear, first, data)
-        };
-        let (width, shared) = spec.experts.as_ref().map_or((0, 0), |e| (e.width, e.shared));
-        let Some(mixture) = self.mixture() else {
+        let (Some(mixture), Some(experts)) = (self.mixture(), &spec.experts) else {
             unreachable!("a layer's tensors are those of its spec");
         };
-        match of {
-            Of::Layer => Ok(()),
-            Of::Expert(expert) => one(&mut mixture.experts[expert], width, data),
-            Of::Experts => {
-                let data = data.chunks_exact(data.len() / mixture.experts.len());
-                let mut experts = mixture.experts.iter_mut().zip(data);
-                experts.try_for_each(|(mlp, data)| one(mlp, width, data))
-            }
-            Of::Shared => mixture.shared.as_mut().map_or(Ok(()), |mlp| one(mlp, shared, data)),
-        }
+        let data = data.chunks_exact(data.len() / experts.count);
+        let mut mlps = mixture.experts.iter_mut().zip(data);
+        mlps.try_for_each(|(mlp, data)| {
+            let (linear, first) = mlp.rows(part, spec.gated(), experts.width);
+            write(linear, first, data)
+        })
+    }
+}
+
+impl<A: Arithmetic> Mixture<A> {
+    /// The product that holds a matrix, and its first row there; `None` of that of all experts where each has its own.
+    fn rows(&mut self, spec: &DecoderSpec, of: Of, part: Part) -> Option<(&mut A::Linear, usize)> {
+        let experts = spec.experts.as_ref()?;
+        let (mlp, place) = match of {
+            Of::Layer => return None,
+            Of::Shared => return Some(self.shared.as_mut()?.rows(part, spec.gated(), experts.shared)),
+            Of::Experts if A::EXPERTS_IN_ONE => (0, 0),
+            Of::Experts => return None,
+            Of::Expert(expert) if A::EXPERTS_IN_ONE => (0, expert),
+            Of::Expert(expert) => (expert, 0),
+        };
+        let of_one = match part {
+            Part::Down => spec.hidden,
+            Part::Gate | Part::Up | Part::GateUp => 2 * experts.width,
+        };
+        let (linear, first) = self.experts.get_mut(mlp)?.rows(part, spec.gated(), experts.width);
+        Some((linear, place * of_one + first))
     }
 }
 

@@ -111,11 +111,6 @@ impl Family {
                 self.mixer.is_some(),
                 "linear attention, a state-space mixer or short convolutions",
             ),
-            (
-                self.experts.is_some_and(|experts| experts.are_there == Flag::Yes),
-                "a mixture of experts",
-            ),
-            (self.sinks, "attention sinks"),
             (self.activation == "xielu", "a learned activation (xIELU)"),
             (self.qk_norm == QkNorm::PerHeadRotated, "norms after the rotation"),
             (self.global_head_dim.is_some(), "heads that differ from layer to layer"),

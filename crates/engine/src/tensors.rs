@@ -50,7 +50,7 @@ impl Slot {
     /// Whether the host computes with its numbers, or hands them to kernels as they are; a device has all others.
     pub fn is_on_host(self) -> bool {
         match self {
-            Slot::Scalar | Slot::Sinks | Slot::Xielu(_) | Slot::Correction | Slot::ExpertScales => true,
+            Slot::Scalar | Slot::Xielu(_) => true,
             Slot::Mixer(part) => !matches!(part, MixerPart::Input(_) | MixerPart::Output),
             _ => false,
         }

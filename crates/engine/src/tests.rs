@@ -423,6 +423,30 @@ fn a_gpu_refuses_layers_that_remember_by_name() {
 }
 
 #[test]
+fn a_gpu_takes_mixtures_whose_other_layers_it_takes() {
+    let (mut taken, mut refused) = (Vec::new(), Vec::new());
+    for family in super::Family::all().iter().filter(|family| family.experts.is_some()) {
+        match family.beyond_cuda() {
+            None => taken.push(family.name()),
+            Some(what) => refused.push((family.name(), what)),
+        }
+    }
+    assert_eq!(
+        taken,
+        ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "gpt_oss"]
+    );
+    let why = |name: &str| {
+        refused
+            .iter()
+            .find(|(refused, _)| *refused == name)
+            .map(|(_, what)| *what)
+    };
+    assert!(why("phimoe").is_some_and(|what| what.contains("LayerNorm")));
+    assert!(why("gemma4_text").is_some_and(|what| what.contains("heads that differ")));
+    assert!(refused.iter().all(|(_, what)| !what.contains("experts")), "{refused:?}");
+}
+
+#[test]
 fn every_family_has_goldens_of_its_own() {
     let small = Small::open();
     for family in super::Family::all() {
@@ -1126,11 +1150,20 @@ fn on_a_gpu_16_bits_differ_from_the_cpu_by_their_rounding() {
     };
     let llamas = [32, 64, 128, 256].map(|dim| config("llama", dim));
     let capped = [64].map(|dim| config("gemma2", dim));
+    // All experts, so that none is chosen by a rounding.
+    let mixtures = [("mixtral", 20), ("gpt_oss", 32)].map(|(family, head_dim)| {
+        let mut config = config(family, head_dim);
+        config["num_local_experts"] = 3.into();
+        config["num_experts_per_tok"] = 3.into();
+        config
+    });
     let gpu = Device::Cuda(0);
     let ids: Vec<u32> = (0..110u32).map(|i| (i * i + 7 * i) % 128).collect();
     let rows = [&ids[..], &ids[40..57], &ids[..1], &ids[20..85]];
-    for config in llamas.iter().chain(&capped) {
-        for (dtype, most) in [(DType::Bf16, 2e-2), (DType::F16, 3e-3)] {
+    for config in llamas.iter().chain(&capped).chain(&mixtures) {
+        // Each expert's result is rounded before they are added.
+        let share = config.get("num_local_experts").map_or(1.0, |_| 1.3);
+        for (dtype, most) in [(DType::Bf16, 2e-2 * share), (DType::F16, 3e-3 * share)] {
             for step in [1000, 37] {
                 let expected = logits(&mut decoder(config, dtype, Device::Cpu), &rows, step);
                 let got = logits(&mut decoder(config, dtype, gpu), &rows, step);
@@ -1152,10 +1185,13 @@ fn on_a_gpu_weights_in_pieces_are_those_that_come_whole() {
     let small = Small::open();
     let ids = &small.ids("ids")[..40];
     let gpu = Device::Cuda(0);
-    // GLM's three layers have the rows of queries and keys in another order than the file.
-    for (name, whole) in [("llama", 0), ("glm", 2 * 3), ("gemma2", 0)] {
+    // GLM's three layers have the rows of queries and keys in another order than the file; gpt-oss' have two matrices of experts by
+    // column, and their biases.
+    let dense = [("llama", 0), ("glm", 2 * 3), ("gemma2", 0)];
+    let mixtures = [("mixtral_fused", 0), ("qwen2_moe", 0), ("gpt_oss", 4 * 3)];
+    for (name, whole) in dense.into_iter().chain(mixtures) {
         for dtype in DType::ALL {
-            let (spec, mut read) = hashed(&small.configs[name]);
+            let (spec, mut read) = hashed_as(small.spec(name));
             let mut pieces = Decoder::zeros(spec, gpu, dtype).unwrap();
             let mut refused = 0;
             for (tensor, shape) in pieces.spec().tensor_names() {
@@ -1166,7 +1202,7 @@ fn on_a_gpu_weights_in_pieces_are_those_that_come_whole() {
                         .all(|d| *d == dtype || pieces.piece_bytes(&tensor, *d).is_none())
                 );
                 let Some(most) = pieces.piece_bytes(&tensor, dtype) else {
-                    refused += usize::from(shape.len() == 2);
+                    refused += usize::from(shape.len() > 1);
                     pieces.set_tensor(&tensor, &data).unwrap();
                     continue;
                 };
@@ -1181,7 +1217,8 @@ fn on_a_gpu_weights_in_pieces_are_those_that_come_whole() {
                 assert!(matches!(beyond, Error::Gpu { .. }), "{beyond}");
             }
             assert_eq!(refused, whole, "{name}");
-            let mut expected = decoder(&small.configs[name], dtype, gpu);
+            let (spec, mut read) = hashed_as(small.spec(name));
+            let mut expected = Decoder::load(spec, gpu, dtype, &mut read).unwrap();
             assert_eq!(
                 logits(&mut pieces, &[ids], 16),
                 logits(&mut expected, &[ids], 16),
@@ -1262,7 +1299,7 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
             from: 1 + tokens.len() / 3,
         });
     let scored: Vec<ScoreRequest> = scored.collect();
-    for name in ["llama", "gemma2", "phi3_longrope_partial"] {
+    for name in ["llama", "gemma2", "phi3_longrope_partial", "qwen3_moe"] {
         let config = &small.configs[name];
         let mut cpu = engine(decoder(config, DType::F32, Device::Cpu), EngineOptions::default());
         let expected = cpu.generate(&requests, &mut |_| {}).unwrap();
@@ -1290,8 +1327,8 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
     }
 }
 
-/// Steps of one shape are recorded once and then replayed, also with other weights; a change of the path or of a buffer's place
-/// makes new recordings.
+/// Steps of one shape are recorded once and then replayed, also with other weights and where tokens go to other experts; a change of
+/// the path or of a buffer's place makes new recordings.
 #[cfg(feature = "cuda")]
 #[test]
 #[ignore = "needs a GPU, or tests/emulator"]
@@ -1300,7 +1337,7 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
     let ids = small.ids("ids");
     let requests: Vec<Request> = (0..7).map(|i| request(&ids[i..20 + 3 * i], 12 + 5 * i)).collect();
     let longer = [request(&ids, 20), request(&ids[3..], 20)];
-    for name in ["llama", "gemma2", "olmo2"] {
+    for name in ["llama", "gemma2", "olmo2", "mixtral", "glm4_moe_odd", "gpt_oss"] {
         let config = &small.configs[name];
         let on = |device: Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
         let (mut cpu, mut gpu) = (on(Device::Cpu), on(Device::Cuda(0)));
@@ -1311,13 +1348,13 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
                 from: 30,
             })
             .collect();
-        for _ in 0..3 {
+        for _ in 0..4 {
             let (got, expected) = (gpu.score(&scored).unwrap(), cpu.score(&scored).unwrap());
             let near = |(a, b): (&Score, &Score)| (a.log_likelihood - b.log_likelihood).abs() < 1e-3;
             assert!(got.iter().zip(&expected).all(near), "{name}: {got:?} {expected:?}");
         }
         let mut replays = gpu.decoder().replays();
-        assert!(replays > 0);
+        assert!(replays > 0, "{name}");
         let mut same = |cpu: &mut Engine, gpu: &mut Engine, requests: &[Request]| {
             let expected = cpu.generate(requests, &mut |_| {}).unwrap();
             assert_eq!(gpu.generate(requests, &mut |_| {}).unwrap(), expected, "{name}");
@@ -1327,9 +1364,26 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
         same(&mut cpu, &mut gpu, &vec![request(&ids[..30], 15); 7]);
         same(&mut cpu, &mut gpu, &requests);
         same(&mut cpu, &mut gpu, &longer);
+        // Eleven rows take the room of twelve.
+        let more: Vec<Request> = (0..11).map(|i| request(&ids[2 * i..30 + i], 15)).collect();
+        same(&mut cpu, &mut gpu, &more);
         same(&mut cpu, &mut gpu, &requests);
         let made = gpu.decoder().recordings();
-        for (place, divisor) in [(4, 90.0), (0, 50.0), (2, 70.0)] {
+        let names = gpu.decoder().spec().tensor_names();
+        // What chooses experts, and what is beside scores and weights.
+        let of_experts = [
+            "mlp.gate.weight",
+            "mlp.gate.e_score",
+            "block_sparse_moe.gate.",
+            "mlp.router.",
+            "experts.1.down",
+            "experts.down",
+            "sinks",
+        ];
+        let place = |part: &&str| names.iter().position(|(name, _)| name.contains(part));
+        let places = of_experts.iter().filter_map(place).zip((30..).map(|i| i as f32));
+        let places: Vec<(usize, f32)> = places.collect();
+        for (place, divisor) in [(4, 90.0), (0, 50.0), (2, 70.0)].into_iter().chain(places) {
             for engine in [&mut cpu, &mut gpu] {
                 let (tensor, shape) = engine.decoder().spec().tensor_names().swap_remove(place);
                 let weight: Vec<f32> = (0..shape.iter().product())

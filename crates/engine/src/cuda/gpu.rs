@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::super::Error;
 use super::super::device::NoGpu;
 use super::held::Held;
-use super::kernels::{self, ON_TENSOR_CORES, Wanted};
+use super::kernels::{self, ON_MMA, ON_TENSOR_CORES, Wanted};
 use super::ring::Ring;
 
 /// Bytes of cuBLAS' workspace; what NVIDIA advises for compute capability 9.0.
@@ -94,6 +94,11 @@ impl Buffer {
     pub fn address(&self, gpu: &Gpu) -> Address {
         self.memory.as_ref().map_or(0, |memory| gpu.address(memory))
     }
+
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        self.memory.as_ref().map_or(0, CudaSlice::len)
+    }
 }
 
 /// One argument list of a launch.
@@ -115,6 +120,9 @@ pub enum Arg {
     Word(u32),
     Float(f32),
     Shape(Shape),
+    Activation(Activation),
+    Routing(Routing),
+    Product(Product),
 }
 
 /// `Shape` of `kernels.cu`.
@@ -133,8 +141,54 @@ pub struct Shape {
     pub softcap: f32,
 }
 
-// SAFETY: plain numbers in C's order, as the kernel declares them.
+/// `Activation` of `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Activation {
+    pub kind: u32,
+    pub alpha: f32,
+    pub limit: f32,
+}
+
+/// `Routing` of `experts.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Routing {
+    pub per_token: u32,
+    pub router: u32,
+    pub groups: u32,
+    pub best: u32,
+    pub normalised: u32,
+    pub floor: f32,
+    pub scale: f32,
+    pub jitter: f32,
+}
+
+/// `Product` of `experts.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    pub x: Address,
+    pub tiles: Address,
+    pub order: Address,
+    pub weight: Address,
+    /// 0: none.
+    pub bias: Address,
+    pub out: Address,
+    pub per_token: u32,
+    pub inputs: u32,
+    pub outputs: u32,
+    pub activation: Activation,
+}
+
+// SAFETY: plain numbers in C's order, as the kernels declare them.
 unsafe impl DeviceRepr for Shape {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Activation {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Routing {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Product {}
 
 impl Args {
     pub fn push(&mut self, arg: impl Into<Arg>) {
@@ -163,6 +217,24 @@ impl From<f32> for Arg {
 impl From<Shape> for Arg {
     fn from(shape: Shape) -> Self {
         Arg::Shape(shape)
+    }
+}
+
+impl From<Activation> for Arg {
+    fn from(activation: Activation) -> Self {
+        Arg::Activation(activation)
+    }
+}
+
+impl From<Routing> for Arg {
+    fn from(routing: Routing) -> Self {
+        Arg::Routing(routing)
+    }
+}
+
+impl From<Product> for Arg {
+    fn from(product: Product) -> Self {
+        Arg::Product(product)
     }
 }
 
@@ -402,6 +474,9 @@ impl Gpu {
                 Arg::Word(word) => builder.arg(word),
                 Arg::Float(float) => builder.arg(float),
                 Arg::Shape(shape) => builder.arg(shape),
+                Arg::Activation(activation) => builder.arg(activation),
+                Arg::Routing(routing) => builder.arg(routing),
+                Arg::Product(product) => builder.arg(product),
             };
         }
         let config = LaunchConfig {
@@ -442,6 +517,11 @@ impl Gpu {
             true => (ON_TENSOR_CORES, 4),
             false => ("attend", 1),
         }
+    }
+
+    /// Whether 16-bit products of the experts run on tensor cores.
+    pub fn has_mma(&self) -> bool {
+        self.kernels.contains_key(ON_MMA[0][0])
     }
 
     /// `c = alpha · x · weightᵀ + beta · c` for elements `weight` `[outputs, inputs]` and `x` `[rows, inputs]`, row by row;

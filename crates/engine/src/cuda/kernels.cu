@@ -1,5 +1,5 @@
 // The kernels of the forward pass, compiled at run time (NVRTC) for one element type (ELEMENT 0: float, 1: bfloat16, 2:
-// half) and, where TENSOR_CORES is 1, for heads of DIM dimensions. Weights, activations, keys and values are elements; sums, softmax, logits and
+// half), for a device with tensor cores for it where MMA is 1, and, where TENSOR_CORES is 1 too, for heads of DIM dimensions. Weights, activations, keys and values are elements; sums, softmax, logits and
 // the residual stream are float. No header is needed.
 //
 // Keys and values: a block holds BLOCK tokens. In a block, for each layer of the path: keys [kv_head][BLOCK][dim], then
@@ -131,10 +131,10 @@ extern "C" __global__ void norm_width(element *qkv, const float *weight, float e
 }
 
 // Norms and rotates one head of one token; keys and values go to their place in a block. One warp for each head, at most
-// 256 dimensions. `places` has the block's address and the slot of each row.
+// 256 dimensions. All are held within `limit`, where it is not 0. `blocks` and `slots` have each row's place.
 extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_heads, const float *q_norm, const float *k_norm,
-                                 u32 has_norm, float eps, const float *rotations, u32 half_width, const u64 *blocks,
-                                 const u32 *slots, u32 layer) {
+                                 u32 has_norm, float eps, float limit, const float *rotations, u32 half_width,
+                                 const u64 *blocks, const u32 *slots, u32 layer) {
     __shared__ float values[256];
     u32 row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x;
     element *own = qkv + ((u64)row * (q_heads + 2 * kv_heads) + head) * dim;
@@ -145,14 +145,15 @@ extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_head
         values[i] = x;
         sum += x * x;
     }
+    if (!is_value && has_norm) {
+        const float *weight = is_query ? q_norm : k_norm;
+        float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + eps);
+        for (u32 i = lane; i < dim; i += WARP) values[i] = values[i] * factor * weight[i];
+    }
+    if (limit > 0.0f)
+        for (u32 i = lane; i < dim; i += WARP) values[i] = values[i] > limit ? limit : values[i] < -limit ? -limit : values[i];
     __syncwarp();
     if (!is_value) {
-        if (has_norm) {
-            const float *weight = is_query ? q_norm : k_norm;
-            float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + eps);
-            for (u32 i = lane; i < dim; i += WARP) values[i] = values[i] * factor * weight[i];
-            __syncwarp();
-        }
         const float *angles = rotations + (u64)row * 2 * half_width;
         for (u32 i = lane; i < half_width; i += WARP) {
             float x = values[i], y = values[i + half_width], c = angles[i], s = angles[half_width + i];
@@ -251,7 +252,7 @@ extern "C" __global__ void attend(const element *qkv, const Item *items, const E
     }
 }
 
-#if TENSOR_CORES
+#if MMA
 #ifndef EMULATED
 // c[16 × 8] += a[16 × 16] · b[16 × 8].
 __device__ __forceinline__ void multiply(float *c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
@@ -267,9 +268,6 @@ __device__ __forceinline__ void multiply(float *c, u32 a0, u32 a1, u32 a2, u32 a
 }
 #endif
 
-// Values that a lane loads before it multiplies the first: each would otherwise wait for the one before it.
-#define AT_ONCE (DIM % 64 == 0 && DIM <= 128 ? 8 : 4)
-
 // 16 bytes of the device's own memory.
 __device__ __forceinline__ uint4 load16(const uint4 *from) {
 #ifdef EMULATED
@@ -280,6 +278,12 @@ __device__ __forceinline__ uint4 load16(const uint4 *from) {
     return r;
 #endif
 }
+
+#endif
+
+#if TENSOR_CORES
+// Values that a lane loads before it multiplies the first: each would otherwise wait for the one before it.
+#define AT_ONCE (DIM % 64 == 0 && DIM <= 128 ? 8 : 4)
 
 __device__ __forceinline__ u32 pair(float low, float high) { return (u32)to_element(low) | (u32)to_element(high) << 16; }
 
@@ -423,15 +427,16 @@ extern "C" __global__ void __launch_bounds__(128)
 #endif
 
 // Puts the partial results of each query together. `lists` has the entries of query (row, group_head) from
-// starts[row · group + group_head] on. One block of one warp for each row and query head.
+// starts[row · group + group_head] on. Where there are `sinks`, each query head has a score beside those of the keys. One block of
+// one warp for each row and query head.
 extern "C" __global__ void combine(const u32 *starts, const u32 *lists, Shape shape, const float2 *sums, const float *partial,
-                                   element *out) {
+                                   const float *sinks, element *out) {
     u32 row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x, group = shape.q_heads / shape.kv_heads;
     u32 kv_head = head / group, query = row * group + head % group;
     u32 from = starts[query], to = starts[query + 1];
-    float largest = NONE;
+    float largest = sinks ? sinks[head] : NONE;
     for (u32 i = from; i < to; i++) largest = fmaxf(largest, sums[(u64)lists[i] * shape.kv_heads + kv_head].x);
-    float sum = 0.0f;
+    float sum = sinks ? expf(sinks[head] - largest) : 0.0f;
     for (u32 i = from; i < to; i++) {
         float2 part = sums[(u64)lists[i] * shape.kv_heads + kv_head];
         sum += part.y * expf(part.x - largest);
@@ -448,18 +453,33 @@ extern "C" __global__ void combine(const u32 *starts, const u32 *lists, Shape sh
     }
 }
 
-// out = act(gate) * up for rows [gate × cols, up × cols]. Activations: 0 SiLU, 1 GELU by tanh, 2 GELU by erf, 3 ReLU, 4 its square.
-extern "C" __global__ void gated(const element *gate_up, u32 activation, u32 cols, u64 count, element *out) {
+// 0 SiLU, 1 GELU by tanh, 2 GELU by erf, 3 ReLU, 4 its square; 5 a gate no larger than `limit` times the sigmoid of its `alpha`-fold,
+// times one more than what it lets through, which is held within the limit (gpt-oss).
+struct Activation {
+    u32 kind;
+    float alpha, limit;
+};
+
+__device__ __forceinline__ float act(float x, float up, Activation by) {
+    float y;
+    if (by.kind == 0) y = x / (1.0f + expf(-x));
+    else if (by.kind == 1) y = 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    else if (by.kind == 2) y = 0.5f * x * (1.0f + erff(x * 0.7071067812f));
+    else if (by.kind == 5) {
+        x = x > by.limit ? by.limit : x;
+        y = x / (1.0f + expf(-by.alpha * x));
+        up = (up > by.limit ? by.limit : up < -by.limit ? -by.limit : up) + 1.0f;
+    } else y = x > 0.0f ? x : x * 0.0f;
+    if (by.kind == 4) y *= y;
+    return y * up;
+}
+
+// out = act(gate) * up for rows [gate × cols, up × cols].
+extern "C" __global__ void gated(const element *gate_up, Activation activation, u32 cols, u64 count, element *out) {
     u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const element *row = gate_up + i / cols * 2 * cols + i % cols;
-    float x = to_float(row[0]), up = to_float(row[cols]), y;
-    if (activation == 0) y = x / (1.0f + expf(-x));
-    else if (activation == 1) y = 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
-    else if (activation == 2) y = 0.5f * x * (1.0f + erff(x * 0.7071067812f));
-    else y = x > 0.0f ? x : x * 0.0f;
-    if (activation == 4) y *= y;
-    out[i] = to_element(y * up);
+    out[i] = to_element(act(to_float(row[0]), to_float(row[cols]), activation));
 }
 
 // Rows of the residual stream, or of elements, that go on.

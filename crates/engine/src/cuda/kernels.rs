@@ -38,6 +38,12 @@ const KERNELS: [&str; 15] = [
 ];
 /// Attention for one head size, where the device and the element type allow it.
 pub const ON_TENSOR_CORES: &str = "attend_on_tensor_cores";
+/// Those of a mixture of experts.
+const OF_EXPERTS: [&str; 5] = ["route", "sort_by_expert", "plain_gated", "plain_down", "add_experts"];
+/// The products of its experts, where the device and the element type allow them: for few tokens and for many.
+pub const ON_MMA: [[&str; 2]; 2] = [["few_gated_mma", "few_down_mma"], ["many_gated_mma", "many_down_mma"]];
+/// Experts of a layer that the kernels have room for.
+const MOST_EXPERTS: usize = 1024;
 
 const COMPILING: &str = "compiling the kernels";
 
@@ -51,6 +57,8 @@ pub struct Wanted {
     pub head_dim: usize,
     /// Attention scores are capped.
     pub softcap: bool,
+    /// Of a layer; 0: none.
+    pub experts: usize,
 }
 
 /// Machine code, or PTX for a card that NVRTC does not know.
@@ -69,16 +77,22 @@ impl Wanted {
     }
 
     /// 16-bit products of the shape in use came with compute capability 8.0.
+    fn on_mma(self, capability: u32) -> bool {
+        self.element() != 0 && capability >= 80
+    }
+
     fn on_tensor_cores(self, capability: u32) -> bool {
-        self.element() != 0 && capability >= 80 && self.head_dim.is_multiple_of(32)
+        self.on_mma(capability) && self.head_dim.is_multiple_of(32)
     }
 
     fn options(self, capability: u32) -> Vec<String> {
         vec![
             format!("-DELEMENT={}", self.element()),
+            format!("-DMMA={}", u32::from(self.on_mma(capability))),
             format!("-DTENSOR_CORES={}", u32::from(self.on_tensor_cores(capability))),
             format!("-DDIM={}", self.head_dim),
             format!("-DSOFTCAP={}", u32::from(self.softcap)),
+            format!("-DEXPERTS={}", self.experts),
         ]
     }
 
@@ -88,18 +102,31 @@ impl Wanted {
             dtype,
             head_dim,
             softcap,
+            experts,
         } = self;
         let capped = if softcap { "-capped" } else { "" };
-        format!("{BUILD}-{}-{head_dim}{capped}", dtype.name())
+        let of_experts = match experts {
+            0 => String::new(),
+            experts => format!("-experts{experts}"),
+        };
+        format!("{BUILD}-{}-{head_dim}{capped}{of_experts}", dtype.name())
     }
 
     fn source(self, capability: u32) -> Source<'static> {
         let on_tensor_cores = self.on_tensor_cores(capability).then_some(ON_TENSOR_CORES);
+        let mut kernels: Vec<&str> = KERNELS.into_iter().chain(on_tensor_cores).collect();
+        if self.experts > 0 {
+            kernels.extend(OF_EXPERTS);
+            kernels.extend(ON_MMA.into_iter().flatten().filter(|_| self.on_mma(capability)));
+        }
         Source {
-            text: include_str!("kernels.cu"),
+            text: match self.experts {
+                0 => include_str!("kernels.cu"),
+                _ => concat!(include_str!("kernels.cu"), include_str!("experts.cu")),
+            },
             options: self.options(capability),
             name: self.name(),
-            kernels: KERNELS.into_iter().chain(on_tensor_cores).collect(),
+            kernels,
         }
     }
 }
@@ -126,6 +153,12 @@ pub fn load_wanted(context: &Arc<CudaContext>, wanted: Wanted) -> Result<HashMap
     if wanted.head_dim > LARGEST_HEAD {
         return Err(Error::Device {
             what: format!("a head of {} dimensions (at most {LARGEST_HEAD})", wanted.head_dim),
+            device: "cuda".into(),
+        });
+    }
+    if wanted.experts > MOST_EXPERTS {
+        return Err(Error::Device {
+            what: format!("{} experts in a layer (at most {MOST_EXPERTS})", wanted.experts),
             device: "cuda".into(),
         });
     }
@@ -273,6 +306,7 @@ mod tests {
             dtype: DType::Bf16,
             head_dim: 128,
             softcap: false,
+            experts: 0,
         };
         let others = [
             Wanted {
@@ -280,6 +314,7 @@ mod tests {
                 ..wanted
             },
             Wanted { head_dim: 64, ..wanted },
+            Wanted { experts: 8, ..wanted },
             Wanted {
                 dtype: DType::F16,
                 ..wanted

@@ -4,6 +4,7 @@
 //! Keys and values stand in slabs of blocks that the pool's indices name, so a shared prefix is read where it is. Decoding steps
 //! are recorded and replayed, see [`recording`].
 
+mod experts;
 mod gpu;
 mod held;
 mod kernels;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use cudarc::driver::CudaSlice;
 use heterosis_isa::DType;
 
+use experts::Mixing;
 #[cfg(test)]
 pub(super) use gpu::Hog;
 use gpu::{Address, Buffer, Gpu, Shape, Staging, launch};
@@ -73,6 +75,22 @@ impl Linear {
     }
 }
 
+/// Numbers in f32.
+pub(super) struct Numbers {
+    len: usize,
+    memory: CudaSlice<u8>,
+}
+
+impl Numbers {
+    /// Where they lie; 0 where there are none.
+    fn address(&self, gpu: &Gpu) -> Address {
+        match self.len {
+            0 => 0,
+            _ => gpu.address(&self.memory),
+        }
+    }
+}
+
 /// The weight of a norm, in f32.
 pub(super) struct Norm {
     len: usize,
@@ -93,6 +111,7 @@ pub(super) fn open(ordinal: usize, dtype: DType, spec: &DecoderSpec) -> Result<A
         dtype,
         head_dim: spec.head_dim,
         softcap: spec.attention_softcap.is_some(),
+        experts: spec.experts.as_ref().map_or(0, |experts| experts.count),
     };
     Gpu::new(ordinal, wanted)
 }
@@ -181,6 +200,7 @@ pub(super) struct Cuda {
     partial: Buffer,
     picked: Buffer,
     scores: Buffer,
+    mixing: Mixing,
     recordings: Recordings,
 }
 
@@ -208,12 +228,43 @@ impl Cuda {
         let elements = 2 * spec.hidden + 2 * q + 2 * kv + 3 * spec.intermediate;
         // The stream, a branch, and what attention leaves of each stretch of keys.
         let floats = 2 * spec.hidden + STRETCHES * q;
+        let of_experts = |experts| experts::row_bytes(experts, spec.hidden, dtype);
         let row = elements * dtype.size_bytes() + floats * size_of::<f32>();
+        let row = row + spec.experts.as_ref().map_or(0, of_experts);
         (rows * row + ROWS_OF_LOGITS * spec.vocab * size_of::<f32>()) as u64
     }
 
     fn finish(spec: &DecoderSpec) -> (f32, f32) {
         (spec.logits_divisor, spec.final_softcap.unwrap_or(0.0))
+    }
+
+    /// `h += scale · norm(branch + bias)` for floats `branch`, as many as the stream has.
+    fn add_branch(
+        &self,
+        branch: Address,
+        bias: Option<&CudaSlice<u8>>,
+        (norm, eps): (&Norm, f32),
+        scale: f32,
+        h: &mut Matrix,
+    ) -> Result<(), Error> {
+        let (has_bias, has_weight) = (u32::from(bias.is_some()), u32::from(norm.len > 0));
+        let bias = bias.map_or(0, |bias| self.gpu.address(bias));
+        let (weight, cols) = (self.gpu.address(&norm.weight), h.cols as u32);
+        launch!(
+            self.gpu,
+            "add_branch",
+            (h.rows, 1),
+            256,
+            branch,
+            bias,
+            has_bias,
+            weight,
+            has_weight,
+            eps,
+            scale,
+            cols,
+            h.address(),
+        )
     }
 
     /// Logits of `states[from..from + rows]` before divisor and softcap, f32.
@@ -320,9 +371,11 @@ impl Arithmetic for Cuda {
     type Device = Arc<Gpu>;
     type Linear = Linear;
     type Norm = Norm;
+    type Numbers = Numbers;
     type Matrix = Matrix;
 
     const ROUNDS_ROWS: bool = true;
+    const EXPERTS_IN_ONE: bool = true;
 
     fn linear(gpu: &Arc<Gpu>, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
         Ok(Linear {
@@ -359,6 +412,17 @@ impl Arithmetic for Cuda {
         Err(not_made("a norm with a bias"))
     }
 
+    fn numbers(gpu: &Arc<Gpu>, len: usize) -> Result<Numbers, Error> {
+        Ok(Numbers {
+            len,
+            memory: gpu.alloc_zeros(len * 4)?,
+        })
+    }
+
+    fn set_numbers(gpu: &Arc<Gpu>, numbers: &mut Numbers, data: &[f32]) -> Result<(), Error> {
+        gpu.write(&numbers.memory, 0, bytemuck::cast_slice(data))
+    }
+
     fn new(gpu: &Arc<Gpu>) -> Result<Self, Error> {
         Ok(Cuda {
             gpu: gpu.clone(),
@@ -374,6 +438,7 @@ impl Arithmetic for Cuda {
             partial: Buffer::default(),
             picked: Buffer::default(),
             scores: Buffer::default(),
+            mixing: Mixing::default(),
             recordings: Recordings::default(),
         })
     }
@@ -532,24 +597,7 @@ impl Arithmetic for Cuda {
         let branch = self.branch.reshape(&self.gpu, x.rows, linear.outputs, Kind::Float)?;
         self.gpu
             .product(sizes, x.rows, weight, x.address(), (1.0, 0.0), branch, true)?;
-        let bias = linear.bias.as_ref().map_or(0, |bias| self.gpu.address(bias));
-        let (has_bias, has_weight) = (u32::from(linear.bias.is_some()), u32::from(norm.len > 0));
-        let (weight, cols) = (self.gpu.address(&norm.weight), linear.outputs as u32);
-        launch!(
-            self.gpu,
-            "add_branch",
-            (x.rows, 1),
-            256,
-            branch,
-            bias,
-            has_bias,
-            weight,
-            has_weight,
-            eps,
-            scale,
-            cols,
-            h.address(),
-        )
+        self.add_branch(branch, linear.bias.as_ref(), (norm, eps), scale, h)
     }
 
     fn heads(
@@ -612,6 +660,7 @@ impl Arithmetic for Cuda {
             k_norm,
             has_norm,
             eps,
+            spec.qkv_limit.unwrap_or(0.0),
             rotations,
             half_width,
             blocks,
@@ -620,7 +669,13 @@ impl Arithmetic for Cuda {
         )
     }
 
-    fn attend(&mut self, qkv: &Matrix, _chunks: &[Chunk], settings: Settings, out: &mut Matrix) -> Result<(), Error> {
+    fn attend(
+        &mut self,
+        qkv: &Matrix,
+        _chunks: &[Chunk],
+        settings: Settings<'_, Numbers>,
+        out: &mut Matrix,
+    ) -> Result<(), Error> {
         // All layers are alike here.
         let Some(kv) = self.shape.as_ref().and_then(|shape| shape.layers.first().copied()) else {
             return Ok(());
@@ -667,6 +722,7 @@ impl Arithmetic for Cuda {
             shape,
             sums,
             partial,
+            settings.sinks.address(&self.gpu),
             out
         )
     }
@@ -691,14 +747,7 @@ impl Arithmetic for Cuda {
     fn gated(&mut self, gate_up: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
         let cols = gate_up.cols / 2;
         let count = gate_up.rows * cols;
-        let activation = match activation {
-            Activation::Silu => 0u32,
-            Activation::GeluTanh => 1,
-            Activation::GeluErf => 2,
-            Activation::Relu => 3,
-            Activation::Relu2 => 4,
-            Activation::Clamped { .. } | Activation::Xielu(_) => return Err(not_made("an activation with numbers")),
-        };
+        let activation = activation_of(activation)?;
         let to = out.reshape(&self.gpu, gate_up.rows, cols, Kind::Element)?;
         let from = gate_up.address();
         launch!(
@@ -716,13 +765,23 @@ impl Arithmetic for Cuda {
 
     fn add_mixture(
         &mut self,
-        _: &DecoderSpec,
-        _: &Mixture<Cuda>,
-        _: (&Matrix, Option<&Matrix>),
-        _: (&Norm, f32),
-        _: &mut Matrix,
+        spec: &DecoderSpec,
+        mixture: &Mixture<Cuda>,
+        (x, routed): (&Matrix, Option<&Matrix>),
+        norm: (&Norm, f32),
+        h: &mut Matrix,
     ) -> Result<(), Error> {
-        Err(not_made("a mixture of experts"))
+        let Some(experts) = &spec.experts else {
+            return Ok(());
+        };
+        let mut mixing = std::mem::take(&mut self.mixing);
+        let mixed = self.mix(
+            &mut mixing,
+            (experts, mixture, spec.activation),
+            (x, routed.unwrap_or(x)),
+        );
+        self.mixing = mixing;
+        self.add_branch(mixed?, None, norm, spec.residual_scale, h)
     }
 
     fn activated(&mut self, _: &Matrix, _: Activation, _: &mut Matrix) -> Result<(), Error> {
@@ -767,6 +826,20 @@ impl Arithmetic for Cuda {
     ) -> Result<(), Error> {
         Err(not_made("a layer that does not attend"))
     }
+}
+
+/// As the kernels know it.
+fn activation_of(activation: Activation) -> Result<gpu::Activation, Error> {
+    let (kind, [alpha, limit]) = match activation {
+        Activation::Silu => (0, [0.0; 2]),
+        Activation::GeluTanh => (1, [0.0; 2]),
+        Activation::GeluErf => (2, [0.0; 2]),
+        Activation::Relu => (3, [0.0; 2]),
+        Activation::Relu2 => (4, [0.0; 2]),
+        Activation::Clamped { alpha, limit } => (5, [alpha, limit]),
+        Activation::Xielu(_) => return Err(not_made("a learned activation")),
+    };
+    Ok(gpu::Activation { kind, alpha, limit })
 }
 
 /// For what `open` has refused before.

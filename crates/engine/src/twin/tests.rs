@@ -86,6 +86,9 @@ fn log_likelihoods_are_those_of_the_engine() {
         "gemma4",
         "olmo_clip",
     ] {
+        if !small.names().any(|there| there == name) {
+            continue; // not by this device
+        }
         let loss = twin(&small, name).loss(&texts).unwrap();
         let requests: Vec<ScoreRequest> = texts
             .iter()
