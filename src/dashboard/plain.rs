@@ -184,8 +184,8 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             // A centre or a learned point may stand before one with a higher score.
             let is_highest = winner.is_none_or(|w| s.finalists.iter().all(|f| f.fresh.value <= w.fresh.value));
             let is = if is_highest { "is the best" } else { "is chosen" };
-            let (n, fresh) = (s.finalists.len(), fresh.unwrap_or_default());
-            info(format!("{} {is} of {n} finalists{fresh}", s.best))
+            let (n, score) = (s.finalists.len(), fresh.unwrap_or_default());
+            info(format!("{} {is} of {n} finalists{score}", s.best))
         }
         Event::TestRead(reading) => info(verdict(before, reading).sentence),
         Event::HeldOutRead(reading) => {
