@@ -3,6 +3,7 @@
 //!
 //! The terminal, the dashboard, the report and the model card all say what stands here.
 
+use super::axes;
 use super::changes;
 use super::freshness::{Freshness, Part, caution};
 use super::run::{Run, Scored, counts};
@@ -198,7 +199,9 @@ pub fn is_hopeless(run: &Run, reading: &TestReading) -> bool {
 /// All that belongs to a verdict, in order: who the winner is, what it owes to luck, who is missing, and what is wrong with
 /// the questions.
 pub fn told(run: &Run) -> Vec<String> {
-    let own = [explained(run), unsearched(run), luck(run)].into_iter().flatten();
+    let own = [explained(run), unsearched(run), luck(run), front(run)]
+        .into_iter()
+        .flatten();
     own.chain(missing(run))
         .chain(caution(run))
         .chain(changes::sentence(&run.changes))
@@ -211,6 +214,53 @@ pub fn told_without_test(run: &Run) -> Vec<String> {
         .into_iter()
         .chain(changes::sentence(&run.changes))
         .collect()
+}
+
+/// Most candidates of a front that are named.
+const MOST_NAMED: usize = 12;
+
+/// Who stands on the front of a search for several objectives: bred candidates that nobody beats on one axis without losing on
+/// another, on the search's questions.
+pub fn front(run: &Run) -> Option<String> {
+    run.started.as_ref().filter(|started| started.optimizer == "nsga2")?;
+    let axes = axes::axes(run);
+    let place =
+        |c: &Candidate| -> Option<Vec<f64>> { axes.iter().map(|axis| Some(axis.score(run, c)?.value)).collect() };
+    let places: Vec<(&Candidate, Vec<f64>)> = run
+        .scored
+        .iter()
+        .filter(|scored| !scored.candidate.eliminated)
+        .filter_map(|scored| Some((&scored.candidate, place(&scored.candidate)?)))
+        .collect();
+    let is_as_good = |a: &[f64], b: &[f64]| {
+        axes.iter()
+            .zip(a.iter().zip(b))
+            .all(|(axis, (a, b))| axis.is_as_good(*a, *b))
+    };
+    let is_beaten = |own: &[f64]| places.iter().any(|(_, other)| other != own && is_as_good(other, own));
+    let mut front: Vec<&(&Candidate, Vec<f64>)> = places
+        .iter()
+        .filter(|(c, place)| counts(&c.origin) && !is_beaten(place))
+        .collect();
+    front.sort_by(|a, b| b.1[0].total_cmp(&a.1[0]).then_with(|| a.0.id.cmp(&b.0.id)));
+    let named = front.iter().take(MOST_NAMED).map(|(c, place)| {
+        let values = axes.iter().zip(place).map(|(axis, value)| axis.unit.full_value(*value));
+        format!("{} ({})", c.id, values.collect::<Vec<_>>().join(", "))
+    });
+    let named: Vec<String> = named.collect();
+    let names: Vec<&str> = axes.iter().map(|axis| axis.name.as_str()).collect();
+    let more = match front.len().saturating_sub(MOST_NAMED) {
+        0 => String::new(),
+        n => format!(", and {n} more"),
+    };
+    (axes.len() > 1 && !named.is_empty()).then(|| {
+        format!(
+            "The front, by the search's questions ({}): {}{more}. Nobody beats one of them on one of these without losing on another; \
+             any of them can be exported by its id.",
+            names.join(", "),
+            named.join("; ")
+        )
+    })
 }
 
 /// What `mean` or a learned point is, where it won, and why it may stand before a finalist with a higher score.
@@ -493,6 +543,55 @@ mod tests {
             "{made}"
         );
         assert_eq!(luck(&run), None);
+    }
+
+    /// A search for several objectives ended with a front that stood nowhere but in a picture.
+    #[test]
+    fn the_front_of_several_objectives_is_told() {
+        let mut records = rehearsal::journal();
+        assert_eq!(front(&Run::from_records(&records)), None);
+        for record in &mut records {
+            if let Event::RunStarted(started) = &mut record.event {
+                started.optimizer = "nsga2".into();
+            }
+        }
+        let run = Run::from_records(&records);
+        let told = front(&run).unwrap();
+        let bred = run.scored.iter().map(|scored| &scored.candidate);
+        let bred: Vec<&Candidate> = bred.filter(|c| counts(&c.origin) && !c.eliminated).collect();
+        let value = |c: &Candidate, task: usize| c.tasks[task].score.value;
+        let by_both = |a: &&&Candidate, b: &&&Candidate| {
+            let first = value(a, 0).total_cmp(&value(b, 0));
+            first.then(value(a, 1).total_cmp(&value(b, 1)))
+        };
+        let first = bred.iter().max_by(by_both).unwrap();
+        assert!(told.contains(&format!("{} (", first.id)), "{told}");
+        let is_beaten = |c: &&&Candidate| {
+            bred.iter()
+                .any(|o| value(o, 0) > value(c, 0) && value(o, 1) > value(c, 1))
+        };
+        for beaten in bred.iter().filter(is_beaten) {
+            assert!(!told.contains(&format!("{} (", beaten.id)), "{}: {told}", beaten.id);
+        }
+    }
+
+    /// "Beats the best parent by 16.7 points" was said of an unsearched merge with 45 %, and nothing of another one with 50.
+    #[test]
+    fn an_unsearched_winner_is_told_beside_another_one_that_is_ahead() {
+        let mut records = won_by("linear");
+        for record in &mut records {
+            if let Event::TestRead(reading) = &mut record.event {
+                let place = reading.others.iter().position(|o| o.other.id == "linear").unwrap();
+                std::mem::swap(&mut reading.best, &mut reading.others[place].other);
+                reading.best.score.value = 0.45;
+            }
+        }
+        let run = Run::from_records(&records);
+        let told = unsearched(&run).unwrap();
+        assert!(
+            told.contains("another of them is ahead: ties with 49.6 % to its 45.0 %"),
+            "{told}"
+        );
     }
 
     #[test]
