@@ -19,6 +19,8 @@ pub enum Fault {
     Damaged(String),
     /// Of a heterosis that is newer than this one.
     Newer(u32),
+    /// Whole, as its checksum says, and still nothing that this heterosis knows: what it does not know.
+    Unknown(String),
 }
 
 /// A record and whether a checksum vouches for it.
@@ -72,8 +74,12 @@ pub fn decode(line: &[u8], must_be_checked: bool) -> Result<Line, Fault> {
         Some(_) => return Err(Fault::Damaged("its checksum is another".into())),
         None => false,
     };
-    let damaged = |reason: String| newer(line).map_or(Fault::Damaged(reason), Fault::Newer);
-    let record: Record = serde_json::from_slice(line).map_err(|e| damaged(e.to_string()))?;
+    let fault = |reason: String| match newer(line) {
+        Some(version) => Fault::Newer(version),
+        None if is_checked => Fault::Unknown(reason),
+        None => Fault::Damaged(reason),
+    };
+    let record: Record = serde_json::from_slice(line).map_err(|e| fault(e.to_string()))?;
     if record.schema_version > SCHEMA_VERSION {
         return Err(Fault::Newer(record.schema_version));
     }
@@ -130,6 +136,21 @@ mod tests {
         let read = decode(&line, true).unwrap();
         assert!(read.is_checked);
         assert_eq!(read.record, record());
+    }
+
+    /// An event of a later version was called damage, and cutting it off the way out.
+    #[test]
+    fn what_is_whole_and_not_known_is_no_damage() {
+        let of_later = br#"{"schema_version":1,"seq":3,"time_ms":5,"event":"dreamt","of":"sheep""#;
+        let check = checksum(of_later);
+        let line = [of_later.as_slice(), CHECK, check.as_bytes(), b"\"}\n"].concat();
+        let fault = decode(&line, true).err().unwrap();
+        assert!(
+            matches!(&fault, Fault::Unknown(reason) if reason.contains("dreamt")),
+            "{fault:?}"
+        );
+        let unchecked = [of_later.as_slice(), b"}\n"].concat();
+        assert!(matches!(decode(&unchecked, false), Err(Fault::Damaged(_))));
     }
 
     /// Six of ten bytes that were changed in the middle of a journal went unseen: a digit of a score, a letter of a name.

@@ -71,6 +71,13 @@ pub enum Error {
         path.display(), crate::event::SCHEMA_VERSION
     )]
     Newer { path: PathBuf, line: usize, version: u32 },
+    /// A line that is whole, and holds what this build does not know.
+    #[error(
+        "{}:{line}: another heterosis, a later one most likely, wrote this: its checksum is right, and it says what this one does not know \
+         ({reason}). Use that one, or update",
+        path.display()
+    )]
+    Unknown { path: PathBuf, line: usize, reason: String },
 }
 
 /// How a run goes on whose journal is damaged.
@@ -102,6 +109,7 @@ impl Error {
         match fault {
             Fault::Damaged(reason) => Self::BadLine { path, line, reason },
             Fault::Newer(version) => Self::Newer { path, line, version },
+            Fault::Unknown(reason) => Self::Unknown { path, line, reason },
         }
     }
 }
