@@ -177,11 +177,12 @@ fn body(card: &Card) -> String {
     if let Some(forgotten) = forgotten(card.run).filter(|_| reading(card).is_some()) {
         let _ = writeln!(out, "\n{forgotten}");
     }
-    let _ = writeln!(
-        out,
-        "\n± is one standard error. Evaluation profile: `{}`.\n",
-        card.profile
-    );
+    // A command's scores have neither.
+    if !card.run.is_scored_by_command() {
+        let profile = card.profile;
+        let _ = writeln!(out, "\n± is one standard error. Evaluation profile: `{profile}`.");
+    }
+    out.push('\n');
     let _ = writeln!(out, "## Recipe\n\n```yaml\n{}\n```\n", card.recipe_yaml.trim_end());
     out += USE;
     out += &licenses(card);

@@ -178,7 +178,7 @@ pub enum Error {
 
     // ------------------------------------------------------------------------------------------------ a simpler one
     #[error(
-        "{} was scored by a command, which keeps its questions to itself; only runs on tasks can be simplified",
+        "{} was scored by a command, whose questions nobody here can ask; only runs on tasks can be simplified",
         run.display()
     )]
     ScoredByCommand { run: PathBuf },

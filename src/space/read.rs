@@ -627,6 +627,9 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         for (name, weight) in node.map()?.entries() {
             weights.push((name.clone(), weight.f64()?));
         }
+        if weights.is_empty() {
+            return Err(node.error("it names no score; write {NAME: 1}, or leave 'weights' out"));
+        }
         if weights.iter().all(|(_, weight)| *weight == 0.0) {
             return Err(
                 node.error("every weight is 0, so nothing is maximised; give at least one score another weight")

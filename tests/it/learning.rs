@@ -469,7 +469,7 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
 #[test]
 fn a_run_killed_before_it_has_learned_learns_the_same_from_what_its_journal_holds() {
     let dir = tempfile::tempdir().unwrap();
-    for teachers in ["answers", "vote", "best", "distil"] {
+    for teachers in ["answers", "distil"] {
         let learn = format!("{{steps: 2, batch: 16, questions: 24, rounds: 1, teachers: {teachers}}}");
         let space = learning_space(dir.path(), &learn);
         let text = fs::read_to_string(&space).unwrap();

@@ -1189,8 +1189,11 @@ fn on_a_gpu_weights_in_pieces_are_those_that_come_whole() {
     // column, and their biases.
     let dense = [("llama", 0), ("glm", 2 * 3), ("gemma2", 0)];
     let mixtures = [("mixtral_fused", 0), ("qwen2_moe", 0), ("gpt_oss", 4 * 3)];
-    for (name, whole) in dense.into_iter().chain(mixtures) {
-        for dtype in DType::ALL {
+    let all: &[DType] = &DType::ALL;
+    let dense = dense.map(|(name, whole)| (name, whole, all));
+    let mixtures = mixtures.map(|(name, whole)| (name, whole, &[DType::Bf16][..]));
+    for (name, whole, dtypes) in dense.into_iter().chain(mixtures) {
+        for &dtype in dtypes {
             let (spec, mut read) = hashed_as(small.spec(name));
             let mut pieces = Decoder::zeros(spec, gpu, dtype).unwrap();
             let mut refused = 0;
@@ -1299,12 +1302,17 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
             from: 1 + tokens.len() / 3,
         });
     let scored: Vec<ScoreRequest> = scored.collect();
-    for name in ["llama", "gemma2", "phi3_longrope_partial", "qwen3_moe"] {
+    for name in ["llama", "gemma2"] {
         let config = &small.configs[name];
         let mut cpu = engine(decoder(config, DType::F32, Device::Cpu), EngineOptions::default());
         let expected = cpu.generate(&requests, &mut |_| {}).unwrap();
         let expected_scores = cpu.score(&scored).unwrap();
-        for (step_tokens, max_rows, blocks) in [(384, 256, 1000), (40, 5, 1000), (384, 256, 9)] {
+        // The scheduler does not know what a layer is: of others than one the odd steps are enough.
+        let sizes: &[(usize, usize, u64)] = match name {
+            "llama" => &[(384, 256, 1000), (40, 5, 1000), (384, 256, 9)],
+            _ => &[(40, 5, 1000)],
+        };
+        for &(step_tokens, max_rows, blocks) in sizes {
             let gpu = decoder(config, DType::F32, Device::Cuda(0));
             let options = EngineOptions {
                 kv_memory_bytes: blocks * gpu.kv_shape().block_bytes(),
@@ -1337,7 +1345,7 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
     let ids = small.ids("ids");
     let requests: Vec<Request> = (0..7).map(|i| request(&ids[i..20 + 3 * i], 12 + 5 * i)).collect();
     let longer = [request(&ids, 20), request(&ids[3..], 20)];
-    for name in ["llama", "gemma2", "olmo2", "mixtral", "glm4_moe_odd", "gpt_oss"] {
+    for name in ["llama", "glm4_moe_odd", "gpt_oss"] {
         let config = &small.configs[name];
         let on = |device: Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
         let (mut cpu, mut gpu) = (on(Device::Cpu), on(Device::Cuda(0)));
@@ -1383,15 +1391,18 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
         let place = |part: &&str| names.iter().position(|(name, _)| name.contains(part));
         let places = of_experts.iter().filter_map(place).zip((30..).map(|i| i as f32));
         let places: Vec<(usize, f32)> = places.collect();
-        for (place, divisor) in [(4, 90.0), (0, 50.0), (2, 70.0)].into_iter().chain(places) {
+        let few: Vec<Request> = (0..7).map(|i| request(&ids[i..30 + i], 15)).collect();
+        for changed in [vec![(4, 90.0), (0, 50.0), (2, 70.0)], places] {
             for engine in [&mut cpu, &mut gpu] {
-                let (tensor, shape) = engine.decoder().spec().tensor_names().swap_remove(place);
-                let weight: Vec<f32> = (0..shape.iter().product())
-                    .map(|i: usize| (i % 7) as f32 / divisor)
-                    .collect();
-                engine.decoder_mut().set_tensor(&tensor, &weight).unwrap();
+                for (place, divisor) in &changed {
+                    let (tensor, shape) = engine.decoder().spec().tensor_names().swap_remove(*place);
+                    let weight: Vec<f32> = (0..shape.iter().product())
+                        .map(|i: usize| (i % 7) as f32 / divisor)
+                        .collect();
+                    engine.decoder_mut().set_tensor(&tensor, &weight).unwrap();
+                }
             }
-            same(&mut cpu, &mut gpu, &requests);
+            same(&mut cpu, &mut gpu, &few);
         }
         assert_eq!(
             gpu.decoder().recordings(),
