@@ -1188,7 +1188,7 @@ fn on_a_gpu_weights_in_pieces_are_those_that_come_whole() {
     // GLM's three layers have the rows of queries and keys in another order than the file; gpt-oss' have two matrices of experts by
     // column, and their biases.
     let dense = [("llama", 0), ("glm", 2 * 3), ("gemma2", 0)];
-    let mixtures = [("mixtral_fused", 0), ("qwen2_moe", 0), ("gpt_oss", 4 * 3)];
+    let mixtures = [("qwen2_moe", 0), ("gpt_oss", 4 * 3)];
     let all: &[DType] = &DType::ALL;
     let dense = dense.map(|(name, whole)| (name, whole, all));
     let mixtures = mixtures.map(|(name, whole)| (name, whole, &[DType::Bf16][..]));
@@ -1345,7 +1345,7 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
     let ids = small.ids("ids");
     let requests: Vec<Request> = (0..7).map(|i| request(&ids[i..20 + 3 * i], 12 + 5 * i)).collect();
     let longer = [request(&ids, 20), request(&ids[3..], 20)];
-    for name in ["llama", "glm4_moe_odd", "gpt_oss"] {
+    for name in ["glm4_moe_odd", "gpt_oss"] {
         let config = &small.configs[name];
         let on = |device: Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
         let (mut cpu, mut gpu) = (on(Device::Cpu), on(Device::Cuda(0)));
