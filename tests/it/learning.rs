@@ -418,6 +418,18 @@ fn events<'a>(story: &'a [Value], name: &str) -> Vec<&'a Value> {
     story.iter().filter(|r| r["event"] == name).collect()
 }
 
+/// What a search over a space comes to.
+fn searched(space: &Path, run: &Path) -> Vec<Value> {
+    good(&[
+        "search",
+        space.to_str().unwrap(),
+        "--run",
+        run.to_str().unwrap(),
+        "--headless",
+    ]);
+    story(run)
+}
+
 /// What a run comes to that goes on after the first line of its journal with these words in it.
 fn resumed_after(run: &Path, words: &str) -> Vec<Value> {
     let journal = run.join("journal.jsonl");
@@ -435,14 +447,7 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     let learn = "{steps: 4, batch: 16, questions: 30, rounds: 2, teachers: solutions}";
     let space = learning_space(dir.path(), learn);
     let run = dir.path().join("run");
-    good(&[
-        "search",
-        space.to_str().unwrap(),
-        "--run",
-        run.to_str().unwrap(),
-        "--headless",
-    ]);
-    let whole = story(&run);
+    let whole = searched(&space, &run);
     let learned = events(&whole, "learned");
     assert!(!learned.is_empty() && learned.len() <= 2);
     assert!(learned[0]["taught"][1].as_f64() < learned[0]["taught"][0].as_f64());
@@ -478,14 +483,7 @@ fn a_run_killed_before_it_has_learned_learns_the_same_from_what_its_journal_hold
             .replace("evals: 8", "evals: 2");
         fs::write(&space, text).unwrap();
         let run = dir.path().join(teachers);
-        good(&[
-            "search",
-            space.to_str().unwrap(),
-            "--run",
-            run.to_str().unwrap(),
-            "--headless",
-        ]);
-        let whole = story(&run);
+        let whole = searched(&space, &run);
         let learned = events(&whole, "learned");
         assert!(learned[0]["failed"].is_null(), "{teachers}: {}", learned[0]);
         // The last baseline has its score, and nothing has been learned.
@@ -510,14 +508,7 @@ fn learning_is_refused_where_there_is_nothing_to_learn_and_off_changes_nothing()
     let dir = tempfile::tempdir().unwrap();
     let space = learning_space(dir.path(), "off");
     let run = dir.path().join("off");
-    good(&[
-        "search",
-        space.to_str().unwrap(),
-        "--run",
-        run.to_str().unwrap(),
-        "--headless",
-    ]);
-    assert!(events(&story(&run), "learned").is_empty());
+    assert!(events(&searched(&space, &run), "learned").is_empty());
 }
 
 /// Layer paths had no gradient, it was said; which layers run has none, but how loud each is has.

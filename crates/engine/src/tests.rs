@@ -1302,17 +1302,12 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
             from: 1 + tokens.len() / 3,
         });
     let scored: Vec<ScoreRequest> = scored.collect();
-    for name in ["llama", "gemma2"] {
+    for name in ["llama", "gemma2", "phi3_longrope_partial"] {
         let config = &small.configs[name];
         let mut cpu = engine(decoder(config, DType::F32, Device::Cpu), EngineOptions::default());
         let expected = cpu.generate(&requests, &mut |_| {}).unwrap();
         let expected_scores = cpu.score(&scored).unwrap();
-        // The scheduler does not know what a layer is: of others than one the odd steps are enough.
-        let sizes: &[(usize, usize, u64)] = match name {
-            "llama" => &[(384, 256, 1000), (40, 5, 1000), (384, 256, 9)],
-            _ => &[(40, 5, 1000)],
-        };
-        for &(step_tokens, max_rows, blocks) in sizes {
+        for (step_tokens, max_rows, blocks) in [(384, 256, 1000), (40, 5, 1000), (384, 256, 9)] {
             let gpu = decoder(config, DType::F32, Device::Cuda(0));
             let options = EngineOptions {
                 kv_memory_bytes: blocks * gpu.kv_shape().block_bytes(),
@@ -1345,7 +1340,7 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
     let ids = small.ids("ids");
     let requests: Vec<Request> = (0..7).map(|i| request(&ids[i..20 + 3 * i], 12 + 5 * i)).collect();
     let longer = [request(&ids, 20), request(&ids[3..], 20)];
-    for name in ["glm4_moe_odd", "gpt_oss"] {
+    for name in ["llama", "gemma2", "olmo2", "gpt_oss"] {
         let config = &small.configs[name];
         let on = |device: Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
         let (mut cpu, mut gpu) = (on(Device::Cpu), on(Device::Cuda(0)));

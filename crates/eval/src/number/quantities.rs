@@ -86,7 +86,6 @@ const SECONDS: &[&str] = &[
     "секунды",
     "секунд",
     "сек",
-    "sekunde",
     "秒",
     "วินาที",
     "সেকেন্ড",
@@ -191,6 +190,8 @@ const YEARS: &[&str] = &[
     "సంవత్సరం",
     "ఏళ్లు",
 ];
+
+const METERS: &[&str] = &["m", "meter", "meters", "metre", "metres", "米"];
 
 /// In lower case. Words of alphabets are looked up whole, those of other scripts by their beginning, the longest first. The first
 /// pair is that of money, whose whole may be a sign.
@@ -325,21 +326,19 @@ const PAIRS: &[Pair] = &[
             "kilometers",
             "kilometre",
             "kilometres",
-            "kg",
-            "kilogram",
-            "kilograms",
             "千米",
             "公里",
-            "公斤",
-            "千克",
         ],
-        part: &[
-            "m", "meter", "meters", "metre", "metres", "g", "gram", "grams", "米", "克",
-        ],
+        part: METERS,
         ratio: 1000,
     },
     Pair {
-        whole: &["m", "meter", "meters", "metre", "metres", "米"],
+        whole: &["kg", "kilogram", "kilograms", "公斤", "千克"],
+        part: &["g", "gram", "grams", "克"],
+        ratio: 1000,
+    },
+    Pair {
+        whole: METERS,
         part: &["cm", "centimeter", "centimeters", "centimetre", "centimetres", "厘米"],
         ratio: 100,
     },
