@@ -43,6 +43,21 @@ pub fn kinds(root: &Path) -> Vec<Kind> {
             "",
             "optimizer: cma-es, evals: 6, learn: {steps: 3, batch: 4, questions: 8, rounds: 2, teachers: solutions}",
         ),
+        (
+            "learning from answers",
+            "",
+            "optimizer: cma-es, evals: 5, learn: {steps: 3, batch: 4, questions: 16, rounds: 2, teachers: answers}",
+        ),
+        (
+            "learning from the best",
+            "",
+            "optimizer: cma-es, evals: 5, learn: {steps: 3, batch: 4, questions: 8, rounds: 2, teachers: best}",
+        ),
+        (
+            "learning from a vote",
+            "",
+            "optimizer: cma-es, evals: 5, learn: {steps: 3, batch: 4, questions: 16, rounds: 1, teachers: vote}",
+        ),
         ("widening", "", "optimizer: cma-es, evals: 20, widening: true"),
         (
             "hybrid",

@@ -12,6 +12,8 @@ use std::{
 
 use serde::Serialize;
 
+use crate::event::words::turns_writing;
+
 /// A text with every character that a terminal would obey rather than show written as JSON writes it, `\u001b`.
 ///
 /// Line feeds, the carriage returns before them, and tabs stay. JSON stays the same JSON: where such a character can stand
@@ -34,8 +36,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// Controls (C0, DEL, C1), and the marks that turn the direction of writing and so show another text than there is.
 fn is_obeyed(c: char) -> bool {
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    (c.is_control() && c != '\n' && c != '\t') || turns || matches!(c, '\u{2028}' | '\u{2029}')
+    (c.is_control() && c != '\n' && c != '\t') || turns_writing(c) || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Prints a line on stdout; a reader that has gone away ends the program quietly, a disk that is full with a word and 1.

@@ -63,14 +63,19 @@ impl Replacement {
     }
 }
 
+/// Errors name the file that was asked for, not the one beside it.
 impl Write for Replacement {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.to.write(bytes)
+        self.to.write(bytes).map_err(|e| unwritten(&self.path, &e))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        self.to.flush().map_err(|e| unwritten(&self.path, &e))
     }
+}
+
+fn unwritten(path: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display()))
 }
 
 impl Target {
@@ -94,14 +99,14 @@ impl Target {
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Beside(file) => file.write(bytes),
+            Self::Beside(file) => file.as_file_mut().write(bytes),
             Self::Itself(file) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Beside(file) => file.flush(),
+            Self::Beside(file) => file.as_file_mut().flush(),
             Self::Itself(file) => file.flush(),
         }
     }
@@ -110,8 +115,7 @@ impl Write for Target {
 /// A whole file at once.
 pub fn replace(path: &Path, text: &str) -> Result<()> {
     let mut file = Replacement::create(path)?;
-    file.write_all(text.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes())?;
     file.finish()
 }
 

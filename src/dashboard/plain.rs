@@ -10,7 +10,7 @@ use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{flips, forgotten, is_hopeless, told, told_without_test, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, shell_word, task_name};
 use crate::event::{
-    Advice, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record,
+    Advice, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Origin, Phase, Record,
     RunStarted, Worker, WorkerState,
 };
 
@@ -114,7 +114,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             let told = [Some(compared.in_words()), compared.warning()];
             Some((level, told.into_iter().flatten().collect::<Vec<_>>().join("; ")))
         }
-        Event::PhaseStarted { phase } => info(phase_line(Freshness::of(before), *phase).to_owned()),
+        Event::PhaseStarted { phase } => info(phase_line(before, *phase).to_owned()),
         Event::StageStarted(stage) => info(format!(
             "searching {} of {} genes with {}",
             stage.stage.replace('_', " "),
@@ -276,10 +276,15 @@ fn opening(started: &RunStarted) -> String {
     line
 }
 
-fn phase_line(freshness: Freshness, phase: Phase) -> &'static str {
+fn phase_line(run: &Run, phase: Phase) -> &'static str {
+    let freshness = Freshness::of(run);
+    // A function of numbers has no parents, and answers nothing.
+    let is_function = run.started.as_ref().is_some_and(|s| s.models.is_empty());
     match phase {
+        Phase::Baselines if is_function => "scoring what nobody searched for",
         Phase::Baselines => "scoring the parents and the unsearched baselines",
         Phase::Search => "searching",
+        Phase::Selection if is_function => "finalists are scored once more",
         Phase::Selection => freshness.selection_begins(),
         Phase::Test => freshness.test_begins(),
         Phase::HeldOut => freshness.held_out_begins(),
@@ -421,7 +426,12 @@ fn without_reading(run: &Run) -> String {
         return out;
     }
     let not_read = Freshness::of(run).test_not_read();
-    out + &format!("All on the questions that the search chose by, so the child's score is flattering; {not_read}.\n")
+    let whose = if best.origin == Origin::Baseline {
+        "the best"
+    } else {
+        "the child's"
+    };
+    out + &format!("All on the questions that the search chose by, so {whose} score is flattering; {not_read}.\n")
 }
 
 fn next_steps(run: &Run, directory: &str) -> String {

@@ -12,7 +12,7 @@ use crate::event::words::{
     MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, shell_word,
     short_duration, tags, task_name, task_of, worker_words,
 };
-use crate::event::{HeldOutTask, Learned, Level, Task, TestReading};
+use crate::event::{HeldOutTask, Learned, Level, Origin, Task, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -227,10 +227,11 @@ fn of_search(run: &Run) -> Vec<String> {
     };
     let mut sentences = vec![format!(
         "The best {} is {} with {}.",
-        if run.state == State::Done {
-            "child"
-        } else {
-            "child so far"
+        match (run.state == State::Done, best.origin == Origin::Baseline) {
+            (true, true) => "candidate, a merge that nobody searched for,",
+            (false, true) => "candidate so far, a merge that nobody searched for,",
+            (true, false) => "child",
+            (false, false) => "child so far",
         },
         best.id,
         unit.full(best.fitness, best.stderr)

@@ -6,6 +6,8 @@
 
 use std::fmt::{Display, Write};
 
+use crate::event::words::turns_writing;
+
 /// Colours of the pictures by their names in [`RULES`], for light and for dark rooms: Okabe and Ito's.
 const COLOURS: [(&str, &str, &str); 9] = [
     ("ink", "#1b1f24", "#e6e9ec"),
@@ -176,7 +178,8 @@ pub fn widest<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
     texts.into_iter().map(width).fold(0.0, f64::max)
 }
 
-/// Text for the inside of HTML and SVG elements and attributes; control characters go.
+/// Text for the inside of HTML and SVG elements and attributes; control characters go, and what turns the direction of writing is
+/// written out.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -187,6 +190,7 @@ pub fn escape(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             c if c.is_control() && c != '\n' && c != '\t' => {}
+            c if turns_writing(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
     }

@@ -73,6 +73,7 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
         }
         let template = Template::of(questions.iter().map(Question::words));
         around.extend(questions.first().map(|q| Around::of(&task.task, q, &template)));
+        around.extend(Around::of_examples(&task.task, &questions));
         texts.extend(
             questions
                 .iter()
@@ -177,11 +178,26 @@ impl Around {
         }
     }
 
+    /// What the examples themselves say: one may hold others, with a question among them that is asked later.
+    fn of_examples(task: &Task, questions: &[Question]) -> Option<Self> {
+        let mut seen = HashSet::new();
+        let shots = questions.iter().flat_map(|q| &q.prompt.shots);
+        let shots = shots.filter(|shot| seen.insert(shot.identity)).take(EXAMPLES);
+        let texts: Vec<&str> = shots.flat_map(|shot| [shot.question.as_str(), &shot.answer]).collect();
+        (!texts.is_empty()).then(|| Self {
+            task: (task.name().into(), task.lang().into()),
+            text: identity::solid(&texts.join("\u{1f}")),
+        })
+    }
+
     /// Whether a question stands there, word for word; short ones may by chance.
     fn shows(&self, question: &str) -> bool {
         question.chars().count() >= TOLD && self.text.contains(question)
     }
 }
+
+/// Examples of a task that are looked into; where each question has its own, there may be thousands.
+const EXAMPLES: usize = 256;
 
 /// Characters, without white space, of a question that is not in a text by chance.
 const TOLD: usize = 20;

@@ -158,6 +158,32 @@ fn what_chooses_does_not_judge() {
         &["of shown ca (test, split test) are also in shown ca (examples)"],
     );
 
+    // And behind another example, in one that is shown.
+    let rows = fs::read_to_string(dir.join("mine.jsonl")).unwrap();
+    let within: Vec<String> = rows
+        .lines()
+        .enumerate()
+        .map(|(i, row)| {
+            let row: serde_json::Value = serde_json::from_str(row).unwrap();
+            let text = format!(
+                "How much is {i} and {i}?\nA: {}\nQ: {}",
+                2 * i,
+                row["texto"].as_str().unwrap()
+            );
+            serde_json::json!({"texto": text, "n": row["n"]}).to_string()
+        })
+        .collect();
+    fs::write(dir.join("within.jsonl"), within.join("\n")).unwrap();
+    let behind = fs::read_to_string(dir.join("shown.yaml")).unwrap();
+    let behind = behind.replace("from: {file: mine.jsonl}", "from: {file: within.jsonl}");
+    fs::write(dir.join("behind.yaml"), behind.replace("task: shown", "task: behind")).unwrap();
+    let shown = space(dir, &arg(&dir.join("behind.yaml")), "test: {limit: 9}");
+    refused(
+        dir,
+        &shown,
+        &["3 of the 9 questions of behind ca (test, split test) are also in behind ca (examples)"],
+    );
+
     // A published benchmark's test questions, whatever file they are in.
     let published = fs::read_to_string(root().join("crates/eval/tests/data/data/gsm8k/test.jsonl")).unwrap();
     fs::write(dir.join("copied.jsonl"), published.replace("\"question\"", "\"texto\"")).unwrap();

@@ -138,10 +138,7 @@ impl Arithmetic for Cpu {
             .map(|chunk| (chunk.prefix, chunk.start(), chunk.tokens.len()));
         self.attention = Some(Attention::new(shape.clone(), spec.heads, rows));
         self.rotations = rotations;
-        self.growth = match spec.query_growth {
-            Some(growth) => positions(chunks).map(|position| growth.at(position)).collect(),
-            None => Vec::new(),
-        };
+        self.growth = growth(spec, chunks);
         self.shape = Some(shape);
         Ok(())
     }
@@ -369,10 +366,18 @@ impl Arithmetic for Cpu {
 }
 
 /// Where each token of a batch stands in its row.
-fn positions(chunks: &[Chunk]) -> impl Iterator<Item = usize> {
+pub(super) fn positions(chunks: &[Chunk]) -> impl Iterator<Item = usize> {
     chunks
         .iter()
         .flat_map(|chunk| chunk.start()..chunk.start() + chunk.tokens.len())
+}
+
+/// By which each token's queries are scaled; empty where they are not.
+pub(super) fn growth(spec: &DecoderSpec, chunks: &[Chunk]) -> Vec<f32> {
+    match spec.query_growth {
+        Some(growth) => positions(chunks).map(|position| growth.at(position)).collect(),
+        None => Vec::new(),
+    }
 }
 
 /// The rows of the batch whose hidden states are wanted.

@@ -101,20 +101,10 @@ impl Family {
     pub fn beyond_cuda(&self) -> Option<&'static str> {
         let needs = [
             (
-                matches!(self.norm, NormKind::Layer { .. }),
-                "norms about the mean (LayerNorm)",
-            ),
-            (!self.gated, "an MLP without a gate"),
-            (self.names.positions.is_some(), "learned positions"),
-            (self.head_bias != Flag::No, "a head with a bias"),
-            (
                 self.mixer.is_some(),
                 "linear attention, a state-space mixer or short convolutions",
             ),
-            (self.activation == "xielu", "a learned activation (xIELU)"),
-            (self.qk_norm == QkNorm::PerHeadRotated, "norms after the rotation"),
             (self.global_head_dim.is_some(), "heads that differ from layer to layer"),
-            (self.rope.grows_queries, "queries that grow with their position"),
         ];
         needs.iter().find(|(needed, _)| *needed).map(|(_, what)| *what)
     }

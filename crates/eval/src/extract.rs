@@ -14,7 +14,7 @@ use super::{
 
 /// Of the way in which numbers are found, read and compared. Part of the digests of what depends on it: verdicts of
 /// different versions are not mixed, and an answer that was cut off by another version's rule is asked for again.
-pub const NUMBERS_VERSION: u32 = 4;
+pub const NUMBERS_VERSION: u32 = 5;
 
 /// What lm-eval returns when nothing matches.
 pub const INVALID: &str = "[invalid]";

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{super::environment, Findings, PartCost, TaskFinding};
+use super::{super::environment, Findings, Merge, PartCost, TaskFinding};
 use crate::{
     eval::reply_prompt,
     event::{FinalPlan, LearningPlan, Phase, exam::Speed, lessons::RoundCost},
@@ -77,13 +77,19 @@ struct Keys {
     questions: [usize; 2],
 }
 
-pub fn of_command(prepared: &Session, probe: &super::command::Probe) -> Option<Costs> {
-    let workers = prepared.space().fitness.command.as_ref().map_or(1, |c| c.workers);
+pub fn of_command(prepared: &Session, probe: &super::command::Probe, merge: Option<&Merge>) -> Option<Costs> {
+    let command = prepared.space().fitness.command.as_ref()?;
+    let workers = command.workers as u64;
+    let served = probe.served_bytes.map(|(before, each)| before + each * workers);
+    // Each worker has a model merged; the parents are there once.
+    let of_merging = merge.filter(|_| command.materialize);
+    let written = environment::resident_bytes().zip(of_merging);
+    let written = written.map(|(before, merge)| before + merge.bytes_read + workers * merge.memory_bytes);
     Some(Costs {
         merge_s: probe.seconds?,
         tasks: None,
         workers: workers as f64,
-        memory_bytes: probe.served_bytes.map(|(before, each)| before + each * workers as u64),
+        memory_bytes: served.or(written),
         guide: None,
     })
 }

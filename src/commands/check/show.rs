@@ -197,6 +197,7 @@ fn time(findings: &Findings) {
     }
     for part in &findings.finale {
         let (name, who) = match part.phase {
+            Phase::Selection if findings.models.is_empty() => ("final", "finalists"),
             Phase::Selection => ("final", "finalists, parents and unsearched merges"),
             Phase::Test => ("     ", "in the test"),
             _ => ("     ", "on the held-out tasks"),

@@ -200,7 +200,7 @@ impl Cuda {
             per_token: experts.per_token as u32,
             inputs: x.cols as u32,
             outputs: experts.width as u32,
-            activation: activation_of(activation)?,
+            activation: activation_of(activation),
         };
         let down = gpu::Product {
             x: gated.out,

@@ -121,6 +121,7 @@ pub enum Arg {
     Float(f32),
     Shape(Shape),
     Activation(Activation),
+    Norm(Norm),
     Routing(Routing),
     Product(Product),
 }
@@ -148,6 +149,21 @@ pub struct Activation {
     pub kind: u32,
     pub alpha: f32,
     pub limit: f32,
+    pub beta: f32,
+    pub eps: f32,
+}
+
+/// `Norm` of `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// 0: there is no norm.
+    pub weight: Address,
+    pub bias: Address,
+    pub weights: u32,
+    pub biases: u32,
+    pub centred: u32,
+    pub eps: f32,
 }
 
 /// `Routing` of `experts.cu`.
@@ -186,6 +202,8 @@ unsafe impl DeviceRepr for Shape {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Activation {}
 // SAFETY: as above.
+unsafe impl DeviceRepr for Norm {}
+// SAFETY: as above.
 unsafe impl DeviceRepr for Routing {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Product {}
@@ -223,6 +241,12 @@ impl From<Shape> for Arg {
 impl From<Activation> for Arg {
     fn from(activation: Activation) -> Self {
         Arg::Activation(activation)
+    }
+}
+
+impl From<Norm> for Arg {
+    fn from(norm: Norm) -> Self {
+        Arg::Norm(norm)
     }
 }
 
@@ -475,6 +499,7 @@ impl Gpu {
                 Arg::Float(float) => builder.arg(float),
                 Arg::Shape(shape) => builder.arg(shape),
                 Arg::Activation(activation) => builder.arg(activation),
+                Arg::Norm(norm) => builder.arg(norm),
                 Arg::Routing(routing) => builder.arg(routing),
                 Arg::Product(product) => builder.arg(product),
             };

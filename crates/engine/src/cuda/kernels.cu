@@ -69,13 +69,19 @@ __device__ float block_sum(float x) {
     return sum;
 }
 
-// h[row] = scale * table[token]; a token with its highest bit set is an index into `picked`.
-extern "C" __global__ void embed(const u32 *tokens, const u32 *picked, const element *table, float scale, u32 cols, float *h) {
+// h[row] = scale * table[token], plus learned[position] where there is one; a token with its highest bit set is an index into
+// `picked`.
+extern "C" __global__ void embed(const u32 *tokens, const u32 *picked, const element *table, const u32 *positions,
+                                 const element *learned, float scale, u32 cols, float *h) {
     u32 token = tokens[blockIdx.x];
     if (token >> 31) token = picked[token & 0x7fffffffu];
     const element *from = table + (u64)token * cols;
+    const element *of_position = learned ? learned + (u64)positions[blockIdx.x] * cols : 0;
     float *to = h + (u64)blockIdx.x * cols;
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] = scale * to_float(from[i]);
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
+        float x = scale * to_float(from[i]);
+        to[i] = of_position ? x + to_float(of_position[i]) : x;
+    }
 }
 
 extern "C" __global__ void scale_stream(float *h, float factor, u64 count) {
@@ -83,18 +89,37 @@ extern "C" __global__ void scale_stream(float *h, float factor, u64 count) {
     if (i < count) h[i] *= factor;
 }
 
-// x = norm(h) * weight, or a copy without one. One block for each row.
-extern "C" __global__ void norm_rows(const float *h, const float *weight, u32 has_weight, float eps, u32 cols, element *x) {
+// A norm: what it multiplies with and adds, `weights` and `biases` numbers, and whether it takes the mean away first (LayerNorm).
+// Without a weight there is none.
+struct Norm {
+    const float *weight, *bias;
+    u32 weights, biases, centred;
+    float eps;
+};
+
+// The mean of a row of floats, for a norm that takes it away. For one block.
+__device__ float mean_of(const float *row, u32 cols, const Norm &norm) {
+    if (!norm.centred) return 0.0f;
+    float sum = 0.0f;
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += row[i];
+    return block_sum(sum) / (float)cols;
+}
+
+// x = norm(h), or a copy without one. One block for each row.
+extern "C" __global__ void norm_rows(const float *h, Norm norm, u32 cols, element *x) {
     const float *from = h + (u64)blockIdx.x * cols;
     element *to = x + (u64)blockIdx.x * cols;
-    if (!has_weight) {
+    if (!norm.weight) {
         for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] = to_element(from[i]);
         return;
     }
-    float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += from[i] * from[i];
-    float factor = 1.0f / sqrtf(block_sum(sum) / (float)cols + eps);
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] = to_element(from[i] * factor * weight[i]);
+    float mean = mean_of(from, cols, norm), sum = 0.0f;
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += (from[i] - mean) * (from[i] - mean);
+    float factor = 1.0f / sqrtf(block_sum(sum) / (float)cols + norm.eps);
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
+        float y = (from[i] - mean) * factor * norm.weight[i];
+        to[i] = to_element(norm.biases ? y + norm.bias[i] : y);
+    }
 }
 
 // x += bias, row by row.
@@ -103,19 +128,28 @@ extern "C" __global__ void add_bias(element *x, const float *bias, u32 cols, u64
     if (i < count) x[i] = to_element(to_float(x[i]) + bias[i % cols]);
 }
 
+// The same of logits, which are float.
+extern "C" __global__ void add_bias_to_logits(float *x, const float *bias, u32 cols, u64 count) {
+    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) x[i] += bias[i % cols];
+}
+
 // h += scale * norm(branch + bias): the end of a branch that has a bias or a norm.
-extern "C" __global__ void add_branch(float *branch, const float *bias, u32 has_bias, const float *weight, u32 has_weight,
-                                      float eps, float scale, u32 cols, float *h) {
+extern "C" __global__ void add_branch(float *branch, const float *bias, u32 has_bias, Norm norm, float scale, u32 cols, float *h) {
     float *from = branch + (u64)blockIdx.x * cols;
     float *to = h + (u64)blockIdx.x * cols;
-    float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
-        float x = from[i] + (has_bias ? bias[i] : 0.0f);
-        from[i] = x;
-        sum += x * x;
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) from[i] = from[i] + (has_bias ? bias[i] : 0.0f);
+    if (!norm.weight) {
+        for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] += scale * from[i];
+        return;
     }
-    float factor = has_weight ? 1.0f / sqrtf(block_sum(sum) / (float)cols + eps) : 1.0f;
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] += scale * (from[i] * factor * (has_weight ? weight[i] : 1.0f));
+    float mean = mean_of(from, cols, norm), sum = 0.0f; // each thread reads what it wrote
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += (from[i] - mean) * (from[i] - mean);
+    float factor = 1.0f / sqrtf(block_sum(sum) / (float)cols + norm.eps);
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
+        float y = (from[i] - mean) * factor * norm.weight[i];
+        to[i] += scale * (norm.biases ? y + norm.bias[i] : y);
+    }
 }
 
 // Norms queries or keys over their whole width, in place (OLMo 2): columns first..first + width of rows of `cols`.
@@ -130,26 +164,39 @@ extern "C" __global__ void norm_width(element *qkv, const float *weight, float e
     for (u32 i = threadIdx.x; i < width; i += blockDim.x) row[i] = to_element(to_float(row[i]) * factor * weight[i]);
 }
 
+// Norms one head, number `head` of its kind; of a norm whose weights are those of all heads, by its own. For one warp, of which each
+// thread has every 32nd number.
+__device__ void norm_head(float *values, const Norm &norm, u32 head, u32 dim) {
+    u32 lane = threadIdx.x;
+    if (norm.centred) {
+        float sum = 0.0f;
+        for (u32 i = lane; i < dim; i += WARP) sum += values[i];
+        float mean = warp_sum(sum) / (float)dim;
+        for (u32 i = lane; i < dim; i += WARP) values[i] -= mean;
+    }
+    float sum = 0.0f;
+    for (u32 i = lane; i < dim; i += WARP) sum += values[i] * values[i];
+    float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + norm.eps);
+    for (u32 i = lane; i < dim; i += WARP) {
+        float y = values[i] * factor * norm.weight[(head * dim + i) % norm.weights];
+        values[i] = norm.biases ? y + norm.bias[(head * dim + i) % norm.biases] : y;
+    }
+}
+
 // Norms and rotates one head of one token; keys and values go to their place in a block. One warp for each head, at most
-// 256 dimensions. All are held within `limit`, where it is not 0. `blocks` and `slots` have each row's place.
-extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_heads, const float *q_norm, const float *k_norm,
-                                 u32 has_norm, float eps, float limit, const float *rotations, u32 half_width,
-                                 const u64 *blocks, const u32 *slots, u32 layer) {
+// 256 dimensions. All are held within `limit`, where it is not 0; the norm is 1: before the rotation, 2: after it. Queries grow by
+// their row's `growth`, where there is one. `blocks` and `slots` have each row's place.
+extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_heads, Norm q_norm, Norm k_norm, u32 normed,
+                                 float limit, const float *rotations, u32 half_width, const float *growth, const u64 *blocks,
+                                 const u32 *slots, u32 layer) {
     __shared__ float values[256];
     u32 row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x;
     element *own = qkv + ((u64)row * (q_heads + 2 * kv_heads) + head) * dim;
     bool is_query = head < q_heads, is_value = head >= q_heads + kv_heads;
-    float sum = 0.0f;
-    for (u32 i = lane; i < dim; i += WARP) {
-        float x = to_float(own[i]);
-        values[i] = x;
-        sum += x * x;
-    }
-    if (!is_value && has_norm) {
-        const float *weight = is_query ? q_norm : k_norm;
-        float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + eps);
-        for (u32 i = lane; i < dim; i += WARP) values[i] = values[i] * factor * weight[i];
-    }
+    const Norm &norm = is_query ? q_norm : k_norm;
+    u32 of_kind = is_query ? head : head - q_heads;
+    for (u32 i = lane; i < dim; i += WARP) values[i] = to_float(own[i]);
+    if (!is_value && normed == 1) norm_head(values, norm, of_kind, dim);
     if (limit > 0.0f)
         for (u32 i = lane; i < dim; i += WARP) values[i] = values[i] > limit ? limit : values[i] < -limit ? -limit : values[i];
     __syncwarp();
@@ -161,9 +208,11 @@ extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_head
             values[i + half_width] = y * c + x * s;
         }
         __syncwarp();
+        if (normed == 2) norm_head(values, norm, of_kind, dim);
     }
     if (is_query) {
-        for (u32 i = lane; i < dim; i += WARP) own[i] = to_element(values[i]);
+        float factor = growth ? growth[row] : 1.0f;
+        for (u32 i = lane; i < dim; i += WARP) own[i] = to_element(values[i] * factor);
         return;
     }
     if (!blocks[row]) return; // a row that fills up a recorded step
@@ -454,10 +503,10 @@ extern "C" __global__ void combine(const u32 *starts, const u32 *lists, Shape sh
 }
 
 // 0 SiLU, 1 GELU by tanh, 2 GELU by erf, 3 ReLU, 4 its square; 5 a gate no larger than `limit` times the sigmoid of its `alpha`-fold,
-// times one more than what it lets through, which is held within the limit (gpt-oss).
+// times one more than what it lets through, which is held within the limit (gpt-oss); 6 xIELU, whose p and n are `alpha` and `limit`.
 struct Activation {
     u32 kind;
-    float alpha, limit;
+    float alpha, limit, beta, eps;
 };
 
 __device__ __forceinline__ float act(float x, float up, Activation by) {
@@ -469,6 +518,8 @@ __device__ __forceinline__ float act(float x, float up, Activation by) {
         x = x > by.limit ? by.limit : x;
         y = x / (1.0f + expf(-by.alpha * x));
         up = (up > by.limit ? by.limit : up < -by.limit ? -by.limit : up) + 1.0f;
+    } else if (by.kind == 6) {
+        y = by.beta * x + (x > 0.0f ? by.alpha * x * x : by.limit * (expm1f(x < by.eps ? x : by.eps) - x));
     } else y = x > 0.0f ? x : x * 0.0f;
     if (by.kind == 4) y *= y;
     return y * up;
@@ -480,6 +531,12 @@ extern "C" __global__ void gated(const element *gate_up, Activation activation, 
     if (i >= count) return;
     const element *row = gate_up + i / cols * 2 * cols + i % cols;
     out[i] = to_element(act(to_float(row[0]), to_float(row[cols]), activation));
+}
+
+// out = act(x), for an MLP without a gate.
+extern "C" __global__ void activated(const element *x, Activation activation, u64 count, element *out) {
+    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) out[i] = to_element(act(to_float(x[i]), 1.0f, activation));
 }
 
 // Rows of the residual stream, or of elements, that go on.

@@ -19,17 +19,19 @@ use super::super::{BUILD, Error};
 use super::gpu::{During, LARGEST_HEAD};
 
 /// The kernels that are always there.
-const KERNELS: [&str; 15] = [
+const KERNELS: [&str; 17] = [
     "embed",
     "scale_stream",
     "norm_rows",
     "add_bias",
+    "add_bias_to_logits",
     "add_branch",
     "norm_width",
     "heads",
     "attend",
     "combine",
     "gated",
+    "activated",
     "keep_stream",
     "keep_elements",
     "pick",

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::super::cpu::wanted_rows;
+use super::super::cpu::{positions, wanted_rows};
 use super::super::decoder::Chunk;
 use super::super::kv::{BLOCK, Segment};
 
@@ -55,6 +55,9 @@ pub struct Layout {
     /// Addresses of the blocks that items read.
     pub item_blocks: usize,
     pub tokens: usize,
+    pub positions: usize,
+    /// By which each row's queries grow, where they do.
+    pub growth: Option<usize>,
     pub slots: usize,
     pub items: usize,
     pub entries: usize,
@@ -121,12 +124,13 @@ impl Work {
 
 impl Layout {
     /// `group` query heads share each of `kv_heads` key heads; `address` finds a block by its index. Rotations as
-    /// [`super::super::arithmetic::Arithmetic::begin`] has them.
+    /// [`super::super::arithmetic::Arithmetic::begin`] has them; `growth` is of each row's queries, or empty.
     pub fn new(
         chunks: &[Chunk],
         group: usize,
         kv_heads: usize,
         rotations: &[Vec<f32>],
+        growth: &[f32],
         address: &dyn Fn(usize) -> u64,
     ) -> Layout {
         let rows: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
@@ -173,6 +177,9 @@ impl Layout {
         // Addresses are aligned; those of the items' blocks come last, as their number changes from step to step.
         layout.row_blocks = layout.put(row_blocks.flat_map(halves), 2 * room.rows);
         layout.tokens = layout.put(chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()), room.rows);
+        layout.positions = layout.put(positions(chunks).map(|position| position as u32), room.rows);
+        let growth = growth.iter().map(|factor| factor.to_bits());
+        layout.growth = (growth.len() > 0).then(|| layout.put(growth, room.rows));
         layout.slots = layout.put(slots.map(|slot| (slot % BLOCK) as u32), room.rows);
         layout.items = layout.put(work.items.into_iter().flatten(), ITEM * room.items);
         let entries = work.entries.iter();

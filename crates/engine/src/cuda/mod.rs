@@ -28,6 +28,7 @@ use recording::{Recorded, Recordings};
 
 use super::Error;
 use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Mixture, PerLayerWeights, Settings};
+use super::cpu::growth;
 use super::decoder::Chunk;
 use super::kernels as host;
 use super::kv::KvShape;
@@ -91,10 +92,25 @@ impl Numbers {
     }
 }
 
-/// The weight of a norm, in f32.
+/// A norm: its weight, of length 0 where there is none at all, and its bias, where it has one; in f32.
 pub(super) struct Norm {
-    len: usize,
-    weight: CudaSlice<u8>,
+    kind: NormKind,
+    weight: Numbers,
+    bias: Numbers,
+}
+
+impl Norm {
+    /// As the kernels take it.
+    fn by(&self, gpu: &Gpu, eps: f32) -> gpu::Norm {
+        gpu::Norm {
+            weight: self.weight.address(gpu),
+            bias: self.bias.address(gpu),
+            weights: self.weight.len as u32,
+            biases: self.bias.len as u32,
+            centred: u32::from(matches!(self.kind, NormKind::Layer { .. })),
+            eps,
+        }
+    }
 }
 
 /// Opens a device for a model.
@@ -247,9 +263,9 @@ impl Cuda {
         scale: f32,
         h: &mut Matrix,
     ) -> Result<(), Error> {
-        let (has_bias, has_weight) = (u32::from(bias.is_some()), u32::from(norm.len > 0));
+        let has_bias = u32::from(bias.is_some());
         let bias = bias.map_or(0, |bias| self.gpu.address(bias));
-        let (weight, cols) = (self.gpu.address(&norm.weight), h.cols as u32);
+        let (norm, cols) = (norm.by(&self.gpu, eps), h.cols as u32);
         launch!(
             self.gpu,
             "add_branch",
@@ -258,9 +274,7 @@ impl Cuda {
             branch,
             bias,
             has_bias,
-            weight,
-            has_weight,
-            eps,
+            norm,
             scale,
             cols,
             h.address(),
@@ -274,6 +288,20 @@ impl Cuda {
         let weight = self.gpu.address(&head.weight);
         let sizes = (head.outputs, head.inputs);
         self.gpu.product(sizes, rows, weight, x, (1.0, 0.0), logits, true)?;
+        if let Some(bias) = &head.bias {
+            let (bias, count) = (self.gpu.address(bias), rows * head.outputs);
+            let (cols, blocks) = (head.outputs as u32, Gpu::blocks_for(count));
+            launch!(
+                self.gpu,
+                "add_bias_to_logits",
+                blocks,
+                256,
+                logits,
+                bias,
+                cols,
+                count as u64
+            )?;
+        }
         Ok(logits)
     }
 
@@ -397,19 +425,28 @@ impl Arithmetic for Cuda {
         }
     }
 
-    fn norm_of(gpu: &Arc<Gpu>, _: NormKind, len: usize) -> Result<Norm, Error> {
+    fn norm_of(gpu: &Arc<Gpu>, kind: NormKind, len: usize) -> Result<Norm, Error> {
+        let (has_weight, has_bias) = match kind {
+            NormKind::Rms | NormKind::RmsAsStored => (true, false),
+            NormKind::Layer { weight, bias } => (weight, bias),
+        };
+        let mut weight = Self::numbers(gpu, len)?;
+        if !has_weight {
+            Self::set_numbers(gpu, &mut weight, &vec![1.0; len])?;
+        }
         Ok(Norm {
-            len,
-            weight: gpu.alloc_zeros(len * 4)?,
+            kind,
+            weight,
+            bias: Self::numbers(gpu, if has_bias { len } else { 0 })?,
         })
     }
 
     fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, first: usize, weight: &[f32]) -> Result<(), Error> {
-        gpu.write(&norm.weight, first * 4, bytemuck::cast_slice(weight))
+        gpu.write(&norm.weight.memory, first * 4, bytemuck::cast_slice(weight))
     }
 
-    fn set_norm_bias(_: &Arc<Gpu>, _: &mut Norm, _: usize, _: &[f32]) -> Result<(), Error> {
-        Err(not_made("a norm with a bias"))
+    fn set_norm_bias(gpu: &Arc<Gpu>, norm: &mut Norm, first: usize, bias: &[f32]) -> Result<(), Error> {
+        gpu.write(&norm.bias.memory, first * 4, bytemuck::cast_slice(bias))
     }
 
     fn numbers(gpu: &Arc<Gpu>, len: usize) -> Result<Numbers, Error> {
@@ -459,7 +496,8 @@ impl Arithmetic for Cuda {
         let in_slab = blocks_in_slab(&shape);
         let address = |index: usize| slabs[index / in_slab] + (index % in_slab) as u64 * shape.block_bytes();
         let group = spec.heads / spec.kv_heads;
-        self.layout = Layout::new(chunks, group, spec.kv_heads, &rotations, &address);
+        let growth = growth(spec, chunks);
+        self.layout = Layout::new(chunks, group, spec.kv_heads, &rotations, &growth, &address);
         self.words = self.staging.send(&self.gpu, &self.layout.words)?;
         // Before anything is picked, so that a recording of a step that scores serves one that generates.
         self.picked.reserve(&self.gpu, PICKED_AT_LEAST)?;
@@ -500,7 +538,7 @@ impl Arithmetic for Cuda {
     fn embed(
         &mut self,
         table: &Linear,
-        _positions: Option<&Linear>,
+        learned: Option<&Linear>,
         _chunks: &[Chunk],
         scale: f32,
         h: &mut Matrix,
@@ -509,6 +547,8 @@ impl Arithmetic for Cuda {
         let h = h.reshape(&self.gpu, rows, table.inputs, Kind::Float)?;
         let (tokens, picked) = (self.word(self.layout.tokens), self.picked.address(&self.gpu));
         let (weight, cols) = (self.gpu.address(&table.weight), table.inputs as u32);
+        let positions = self.word(self.layout.positions);
+        let learned = learned.map_or(0, |learned| self.gpu.address(&learned.weight));
         launch!(
             self.gpu,
             "embed",
@@ -517,6 +557,8 @@ impl Arithmetic for Cuda {
             tokens,
             picked,
             weight,
+            positions,
+            learned,
             scale,
             cols,
             h
@@ -541,20 +583,8 @@ impl Arithmetic for Cuda {
 
     fn norm(&mut self, h: &Matrix, norm: &Norm, eps: f32, x: &mut Matrix) -> Result<(), Error> {
         let x = x.reshape(&self.gpu, h.rows, h.cols, Kind::Element)?;
-        let (weight, has_weight) = (self.gpu.address(&norm.weight), u32::from(norm.len > 0));
-        let cols = h.cols as u32;
-        launch!(
-            self.gpu,
-            "norm_rows",
-            (h.rows, 1),
-            256,
-            h.address(),
-            weight,
-            has_weight,
-            eps,
-            cols,
-            x
-        )
+        let (norm, cols) = (norm.by(&self.gpu, eps), h.cols as u32);
+        launch!(self.gpu, "norm_rows", (h.rows, 1), 256, h.address(), norm, cols, x)
     }
 
     fn product(&mut self, linear: &Linear, x: &Matrix, out: &mut Matrix) -> Result<(), Error> {
@@ -588,7 +618,7 @@ impl Arithmetic for Cuda {
         h: &mut Matrix,
     ) -> Result<(), Error> {
         let (sizes, weight) = ((linear.outputs, linear.inputs), self.gpu.address(&linear.weight));
-        if linear.bias.is_none() && norm.len == 0 {
+        if linear.bias.is_none() && norm.weight.len == 0 {
             // The product adds itself to the stream.
             return self
                 .gpu
@@ -608,44 +638,36 @@ impl Arithmetic for Cuda {
         qkv: &mut Matrix,
     ) -> Result<(), Error> {
         let (dim, q_heads, kv_heads) = (spec.head_dim as u32, spec.heads as u32, spec.kv_heads as u32);
-        let (q_norm, k_norm) = (
-            self.gpu.address(&heads.q_norm.weight),
-            self.gpu.address(&heads.k_norm.weight),
-        );
-        let (eps, cols) = (spec.norm_eps, qkv.cols as u32);
+        let [q_norm, k_norm] = [heads.q_norm, heads.k_norm].map(|norm| norm.by(&self.gpu, spec.norm_eps));
         if spec.qk_norm == QkNorm::FullWidth {
-            let (q, kv) = (q_heads * dim, kv_heads * dim);
-            launch!(
-                self.gpu,
-                "norm_width",
-                (qkv.rows, 1),
-                256,
-                qkv.address(),
-                q_norm,
-                eps,
-                cols,
-                0u32,
-                q
-            )?;
-            launch!(
-                self.gpu,
-                "norm_width",
-                (qkv.rows, 1),
-                256,
-                qkv.address(),
-                k_norm,
-                eps,
-                cols,
-                q,
-                kv
-            )?;
+            let (q, kv, cols) = (q_heads * dim, kv_heads * dim, qkv.cols as u32);
+            for (norm, first, width) in [(q_norm, 0u32, q), (k_norm, q, kv)] {
+                let (rows, qkv) = ((qkv.rows, 1), qkv.address());
+                launch!(
+                    self.gpu,
+                    "norm_width",
+                    rows,
+                    256,
+                    qkv,
+                    norm.weight,
+                    norm.eps,
+                    cols,
+                    first,
+                    width
+                )?;
+            }
         }
-        let has_norm = u32::from(spec.qk_norm == QkNorm::PerHead);
+        let normed: u32 = match spec.qk_norm {
+            QkNorm::None | QkNorm::FullWidth => 0,
+            QkNorm::PerHead | QkNorm::EachHead => 1,
+            QkNorm::PerHeadRotated => 2,
+        };
         let (rotations, half_width) = match heads.rotation {
             Some(i) => (self.word(self.layout.rotations[i]), self.layout.half_widths[i] as u32),
             None => (0, 0),
         };
         let (blocks, slots) = (self.word(self.layout.row_blocks), self.word(self.layout.slots));
+        let growth = self.layout.growth.map_or(0, |growth| self.word(growth));
         let grid = (qkv.rows, spec.heads + 2 * spec.kv_heads);
         launch!(
             self.gpu,
@@ -658,11 +680,11 @@ impl Arithmetic for Cuda {
             kv_heads,
             q_norm,
             k_norm,
-            has_norm,
-            eps,
+            normed,
             spec.qkv_limit.unwrap_or(0.0),
             rotations,
             half_width,
+            growth,
             blocks,
             slots,
             heads.layer as u32,
@@ -747,7 +769,7 @@ impl Arithmetic for Cuda {
     fn gated(&mut self, gate_up: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
         let cols = gate_up.cols / 2;
         let count = gate_up.rows * cols;
-        let activation = activation_of(activation)?;
+        let activation = activation_of(activation);
         let to = out.reshape(&self.gpu, gate_up.rows, cols, Kind::Element)?;
         let from = gate_up.address();
         launch!(
@@ -784,8 +806,11 @@ impl Arithmetic for Cuda {
         self.add_branch(mixed?, None, norm, spec.residual_scale, h)
     }
 
-    fn activated(&mut self, _: &Matrix, _: Activation, _: &mut Matrix) -> Result<(), Error> {
-        Err(not_made("an MLP without a gate"))
+    fn activated(&mut self, x: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
+        let (count, activation) = (x.rows * x.cols, activation_of(activation));
+        let to = out.reshape(&self.gpu, x.rows, x.cols, Kind::Element)?;
+        let (from, blocks) = (x.address(), Gpu::blocks_for(count));
+        launch!(self.gpu, "activated", blocks, 256, from, activation, count as u64, to)
     }
 
     fn embed_in_layer(
@@ -829,17 +854,33 @@ impl Arithmetic for Cuda {
 }
 
 /// As the kernels know it.
-fn activation_of(activation: Activation) -> Result<gpu::Activation, Error> {
-    let (kind, [alpha, limit]) = match activation {
-        Activation::Silu => (0, [0.0; 2]),
-        Activation::GeluTanh => (1, [0.0; 2]),
-        Activation::GeluErf => (2, [0.0; 2]),
-        Activation::Relu => (3, [0.0; 2]),
-        Activation::Relu2 => (4, [0.0; 2]),
-        Activation::Clamped { alpha, limit } => (5, [alpha, limit]),
-        Activation::Xielu(_) => return Err(not_made("a learned activation")),
+fn activation_of(activation: Activation) -> gpu::Activation {
+    let of_kind = |kind| gpu::Activation {
+        kind,
+        ..gpu::Activation::default()
     };
-    Ok(gpu::Activation { kind, alpha, limit })
+    match activation {
+        Activation::Silu => of_kind(0),
+        Activation::GeluTanh => of_kind(1),
+        Activation::GeluErf => of_kind(2),
+        Activation::Relu => of_kind(3),
+        Activation::Relu2 => of_kind(4),
+        Activation::Clamped { alpha, limit } => gpu::Activation {
+            alpha,
+            limit,
+            ..of_kind(5)
+        },
+        Activation::Xielu(numbers) => {
+            let [p, n] = numbers.curves();
+            gpu::Activation {
+                alpha: p,
+                limit: n,
+                beta: numbers.beta,
+                eps: numbers.eps,
+                ..of_kind(6)
+            }
+        }
+    }
 }
 
 /// For what `open` has refused before.

@@ -1,6 +1,6 @@
-//! Two numbers that make one quantity: `72 dollars and 50 cents`, `2 hours 30 minutes`, `5 feet 3 inches`.
+//! Numbers that make one quantity: `72 dollars and 50 cents`, `5 feet 3 inches`, `2 hours, 30 minutes and 15 seconds`.
 //!
-//! Such a quantity has a value in either unit, and which of them is asked for only the question says: both stand. Its first
+//! Such a quantity has a value in each of its units, and which of them is asked for only the question says: all stand. Its first
 //! number alone is never its value.
 
 use super::{
@@ -368,18 +368,21 @@ impl Parser<'_> {
         let Some(rest) = self.rest_of_quantity(term).or_else(|| self.rest_behind_units(term)) else {
             return;
         };
-        let parts = |whole: &Value| whole.natural()?.checked_mul(rest.ratio)?.checked_add(rest.parts);
-        let parts: Vec<u64> = term.readings.iter().filter_map(parts).collect();
-        let in_wholes = parts.iter().filter_map(|parts| Value::ratio(*parts, rest.ratio));
-        let in_parts = parts.iter().map(|parts| Value::decimal(&parts.to_string(), ""));
-        term.readings = in_wholes.chain(in_parts).collect();
+        let in_least = |whole: &Value| whole.natural()?.checked_mul(rest.units[0])?.checked_add(rest.parts);
+        let in_least: Vec<u64> = term.readings.iter().filter_map(in_least).collect();
+        let in_units = rest
+            .units
+            .iter()
+            .flat_map(|unit| in_least.iter().filter_map(|parts| Value::ratio(*parts, *unit)));
+        term.readings = in_units.collect();
         (term.to, term.is_plain) = (rest.to, false);
     }
 
-    /// `dollars and 50 cents` behind a number: of a part that is less than a whole.
+    /// `dollars and 50 cents` behind a number, and `30 minutes and 15 seconds` of hours: of each part less than one of the unit
+    /// before it.
     fn rest_of_quantity(&mut self, term: &Term) -> Option<Rest> {
         let unit = self.gap(term.to);
-        let mut named: Vec<(&Pair, usize)> = Vec::new();
+        let mut named: Vec<(&'static Pair, usize)> = Vec::new();
         if let Some(name) = Name::at(&mut self.reader, unit) {
             let known = |pair: &'static Pair| Some((pair, name.end_of(&mut self.reader, pair.whole)?));
             named.extend(PAIRS.iter().filter_map(known));
@@ -390,26 +393,44 @@ impl Parser<'_> {
         } else if term.from > 0 && self.reader.get(term.from - 1).is_some_and(is_currency) {
             named.push((&PAIRS[0], term.to));
         }
-        named.into_iter().find_map(|(pair, to)| {
-            let comma = self.gap(to);
-            let is_listed = self.reader.get(comma) == Some(',');
-            let digits = self.after_link(comma + usize::from(is_listed));
-            let end = self.digits(digits);
-            let parts: u64 = self.text(digits, end).parse().ok()?;
-            let unit = self.gap(end);
-            let is_cents = pair.ratio == 100 && self.reader.get(unit) == Some('¢');
-            let to = match is_cents {
-                true => unit + 1,
-                false => Name::at(&mut self.reader, unit)?.end_of(&mut self.reader, pair.part)?,
-            };
-            // `5 days, 8 hours a day` is a list; `3分の1` a third.
-            let is_one = parts < pair.ratio && !(is_listed && self.goes_on(to)) && !self.is_under_digits(to);
-            is_one.then_some(Rest {
-                parts,
-                ratio: pair.ratio,
-                to,
-            })
-        })
+        let mut part = named.into_iter().find_map(|(pair, to)| self.part(pair, to))?;
+        let mut rest = Rest {
+            parts: 0,
+            units: vec![1],
+            to: 0,
+        };
+        loop {
+            rest.add(&part)?;
+            match self.finer_part(part.pair, part.to) {
+                Some(next) => part = next,
+                None => return Some(rest),
+            }
+        }
+    }
+
+    /// `and 15 seconds` behind minutes.
+    fn finer_part(&mut self, pair: &Pair, to: usize) -> Option<Part> {
+        let mut finer = PAIRS.iter().filter(|finer| finer.whole == pair.part);
+        finer.find_map(|finer| self.part(finer, to))
+    }
+
+    /// `, and 50 cents` behind the name of a whole.
+    fn part(&mut self, pair: &'static Pair, to: usize) -> Option<Part> {
+        let comma = self.gap(to);
+        let is_listed = self.reader.get(comma) == Some(',');
+        let digits = self.after_link(comma + usize::from(is_listed));
+        let end = self.digits(digits);
+        let n: u64 = self.text(digits, end).parse().ok()?;
+        let unit = self.gap(end);
+        let is_cents = pair.ratio == 100 && self.reader.get(unit) == Some('¢');
+        let to = match is_cents {
+            true => unit + 1,
+            false => Name::at(&mut self.reader, unit)?.end_of(&mut self.reader, pair.part)?,
+        };
+        // `5 days, 8 hours a day` is a list, `5 days, 8 hours and 3 minutes` is none; `3分の1` a third.
+        let is_list = is_listed && self.goes_on(to) && self.finer_part(pair, to).is_none();
+        let is_one = n < pair.ratio && !is_list && !self.is_under_digits(to);
+        is_one.then_some(Part { pair, n, to })
     }
 
     /// `dola 72 na senti 50`: in Swahili units stand before their numbers.
@@ -431,7 +452,7 @@ impl Parser<'_> {
         let parts: u64 = self.text(digits, end).parse().ok()?;
         (parts < pair.ratio).then_some(Rest {
             parts,
-            ratio: pair.ratio,
+            units: vec![pair.ratio, 1],
             to: end,
         })
     }
@@ -459,12 +480,35 @@ impl Parser<'_> {
     }
 }
 
+/// A number of parts of the unit before it.
+struct Part {
+    pair: &'static Pair,
+    n: u64,
+    to: usize,
+}
+
 /// What follows the first number of a quantity.
 struct Rest {
+    /// Of the least of its units.
     parts: u64,
-    /// How many of them make one of the first.
-    ratio: u64,
+    /// How many of the least make one of each, the first one's unit first.
+    units: Vec<u64>,
     to: usize,
+}
+
+impl Rest {
+    /// `None` where it is more than can be counted.
+    fn add(&mut self, part: &Part) -> Option<()> {
+        let ratio = part.pair.ratio;
+        self.parts = self.parts.checked_mul(ratio)?.checked_add(part.n)?;
+        self.units.iter_mut().try_for_each(|unit| {
+            *unit = unit.checked_mul(ratio)?;
+            Some(())
+        })?;
+        self.units.push(1);
+        self.to = part.to;
+        Some(())
+    }
 }
 
 /// A word where a unit may be named.

@@ -330,6 +330,11 @@ pub fn shell_word(path: &str) -> String {
         .into_owned()
 }
 
+/// Whether a character turns the direction of writing, and so shows another text than there is.
+pub fn turns_writing(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

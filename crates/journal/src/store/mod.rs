@@ -42,6 +42,9 @@ pub enum Error {
         dir.display()
     )]
     NotARun { dir: PathBuf, name: String },
+    /// A new run was asked for where something else has the name.
+    #[error("{} is a file, or a link to nothing, and a run is a directory; name another --run directory", dir.display())]
+    NoDirectory { dir: PathBuf },
     /// A run was asked for where none is.
     #[error("{} holds no run: there is no journal.jsonl in it", dir.display())]
     NoRun { dir: PathBuf },

@@ -127,7 +127,10 @@ impl RunDir {
     fn refuse_foreign(&self) -> Result<(), Error> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !self.0.is_symlink() => return Ok(()),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(Error::NoDirectory { dir: self.0.clone() });
+            }
             Err(e) => return Err(Error::io(&self.0)(e)),
         };
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -421,6 +424,15 @@ mod tests {
                 files.len(),
                 "nothing is put beside them"
             );
+        }
+        // `--run FILE` said "Not a directory (os error 20)", a link to nothing "File exists".
+        let tmp = tempfile::tempdir().unwrap();
+        let (file, link) = (tmp.path().join("file"), tmp.path().join("link"));
+        fs::write(&file, "mine").unwrap();
+        std::os::unix::fs::symlink(tmp.path().join("nothing"), &link).unwrap();
+        for place in [file, link] {
+            let message = RunDir::create(&place, &holder()).unwrap_err().to_string();
+            assert!(message.contains("a run is a directory"), "{message}");
         }
         // What a start of ours leaves is no hindrance.
         let tmp = tempfile::tempdir().unwrap();
