@@ -1350,11 +1350,24 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
 #[test]
 #[ignore = "needs a GPU, or tests/emulator"]
 fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
+    recorded_steps_are_those_that_were_launched(&["llama", "gemma2", "olmo2"]);
+}
+
+/// The same of what a step's positions are looked up in and grow queries by, and of experts.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU, or tests/emulator"]
+fn on_a_gpu_recorded_steps_have_their_own_positions_and_experts() {
+    recorded_steps_are_those_that_were_launched(&["gpt2", "ministral3", "gpt_oss"]);
+}
+
+#[cfg(feature = "cuda")]
+fn recorded_steps_are_those_that_were_launched(names: &[&str]) {
     let small = Small::open();
     let ids = small.ids("ids");
     let requests: Vec<Request> = (0..7).map(|i| request(&ids[i..20 + 3 * i], 12 + 5 * i)).collect();
     let longer = [request(&ids, 20), request(&ids[3..], 20)];
-    for name in ["llama", "gemma2", "olmo2", "gpt_oss", "gpt2", "ministral3"] {
+    for &name in names {
         let config = &small.configs[name];
         let on = |device: Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
         let (mut cpu, mut gpu) = (on(Device::Cpu), on(Device::Cuda(0)));

@@ -64,24 +64,27 @@ pub(crate) fn check(weights: &[f32]) -> Result<(), Refusal> {
 
 /// The derivative with respect to each weight: Σ upstream · (Fₖ + ε) (θₖ − θ) / Σ w (F + ε).
 pub(crate) fn gradient(parents: &Parents<'_>, weights: &[f32], epsilon: f32, upstream: &[f32]) -> Vec<f64> {
-    let parts = parents.inputs.each(|start, chunks, _| {
-        let (models, information) = chunks.split_at(weights.len());
-        let mut slopes = vec![0.0; weights.len()];
-        for i in 0..models.first().map_or(0, |x| x.len()) {
-            let precision = |k: usize| f64::from(information[k][i] + epsilon);
-            let (mut sum, mut divisor) = (0.0, 0.0);
-            for (k, w) in weights.iter().enumerate() {
-                sum += f64::from(*w) * precision(k) * f64::from(models[k][i]);
-                divisor += f64::from(*w) * precision(k);
+    let parts = parents.inputs.each(
+        #[inline(always)]
+        |start, chunks, _| {
+            let (models, information) = chunks.split_at(weights.len());
+            let mut slopes = vec![0.0; weights.len()];
+            for i in 0..models.first().map_or(0, |x| x.len()) {
+                let precision = |k: usize| f64::from(information[k][i] + epsilon);
+                let (mut sum, mut divisor) = (0.0, 0.0);
+                for (k, w) in weights.iter().enumerate() {
+                    sum += f64::from(*w) * precision(k) * f64::from(models[k][i]);
+                    divisor += f64::from(*w) * precision(k);
+                }
+                let merged = sum / divisor;
+                let upstream = f64::from(upstream[start + i]) / divisor;
+                for (k, slope) in slopes.iter_mut().enumerate() {
+                    *slope += upstream * precision(k) * (f64::from(models[k][i]) - merged);
+                }
             }
-            let merged = sum / divisor;
-            let upstream = f64::from(upstream[start + i]) / divisor;
-            for (k, slope) in slopes.iter_mut().enumerate() {
-                *slope += upstream * precision(k) * (f64::from(models[k][i]) - merged);
-            }
-        }
-        slopes
-    });
+            slopes
+        },
+    );
     add_up(weights.len(), parts)
 }
 

@@ -94,12 +94,15 @@ const ELECTION_STEP: f32 = 1.0 / 64.0;
 
 /// ⟨upstream, xₖ⟩ for every input.
 pub(crate) fn inner(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
-    let parts = parents.inputs.each(|start, chunks, _| {
-        let products = chunks
-            .iter()
-            .map(|chunk| dot(&upstream[start..start + chunk.len()], chunk));
-        products.collect::<Vec<f64>>()
-    });
+    let parts = parents.inputs.each(
+        #[inline(always)]
+        |start, chunks, _| {
+            let products = chunks
+                .iter()
+                .map(|chunk| dot(&upstream[start..start + chunk.len()], chunk));
+            products.collect::<Vec<f64>>()
+        },
+    );
     add_up(parents.inputs.count(), parts)
 }
 

@@ -76,20 +76,24 @@ pub(crate) fn merge(
         return Ok(false);
     };
     let models = parents.models();
-    Ok(parents.inputs.write(out, |_, chunks, scratch, out| {
-        let taus = vectors(chunks, &models, parents.base, scratch);
-        let mut beta = vec![0.0f32; taus.len()];
-        for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
-            scores(&taus, i, ranges, &mut beta);
-            let (mut sum, mut divisor) = (0.0f32, 0.0f32);
-            for (k, range) in ranges.iter().enumerate() {
-                let s = survival(beta[k], range);
-                sum += competition.weights[k] * s * taus[k][i];
-                divisor += s;
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, scratch, out| {
+            let taus = vectors(chunks, &models, parents.base, scratch);
+            let mut beta = vec![0.0f32; taus.len()];
+            for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
+                scores(&taus, i, ranges, &mut beta);
+                let (mut sum, mut divisor) = (0.0f32, 0.0f32);
+                for (k, range) in ranges.iter().enumerate() {
+                    let s = survival(beta[k], range);
+                    sum += competition.weights[k] * s * taus[k][i];
+                    divisor += s;
+                }
+                *o = b + sum / divisor.max(1e-12);
             }
-            *o = b + sum / divisor.max(1e-12);
-        }
-    }))
+        },
+    ))
 }
 
 /// sₖ: 0 below the cut, then linear up to 1 at the largest β.
@@ -199,6 +203,7 @@ fn count<E>(
         let models = parents.models();
         let parts = parents.inputs.fold(
             || vec![vec![0u32; HALF]; tasks],
+            #[inline(always)]
             |bins, _, chunks, scratch| {
                 let taus = vectors(chunks, &models, parents.base, scratch);
                 let mut values = vec![0.0f32; tasks];

@@ -370,24 +370,27 @@ pub(crate) fn gradient(parents: &Parents<'_>, sum: &TaskSum, upstream: &[f32]) -
     } else {
         Some(f64::from(total))
     };
-    let parts = parents.inputs.each(|start, chunks, scratch| {
-        let len = chunks[base].len();
-        scratch.resize(CHUNK * models.len(), 0.0);
-        for (i, place) in scratch.chunks_mut(CHUNK).enumerate() {
-            let delta = &mut place[..len];
-            for ((d, x), b) in delta.iter_mut().zip(chunks[models[i]]).zip(chunks[base]) {
-                *d = x - b;
+    let parts = parents.inputs.each(
+        #[inline(always)]
+        |start, chunks, scratch| {
+            let len = chunks[base].len();
+            scratch.resize(CHUNK * models.len(), 0.0);
+            for (i, place) in scratch.chunks_mut(CHUNK).enumerate() {
+                let delta = &mut place[..len];
+                for ((d, x), b) in delta.iter_mut().zip(chunks[models[i]]).zip(chunks[base]) {
+                    *d = x - b;
+                }
+                keeps[i].apply(start, delta);
+                delta.iter_mut().for_each(|d| *d *= scales[i]);
             }
-            keeps[i].apply(start, delta);
-            delta.iter_mut().for_each(|d| *d *= scales[i]);
-        }
-        let deltas: Vec<&[f32]> = scratch.chunks(CHUNK).take(models.len()).map(|p| &p[..len]).collect();
-        let upstream = &upstream[start..start + len];
-        match sum.elect {
-            true => ties::slopes(&deltas, &sum.terms, sum.normalize, upstream),
-            false => plain_slopes(&deltas, &sum.terms, total.filter(|_| sum.normalize), upstream),
-        }
-    });
+            let deltas: Vec<&[f32]> = scratch.chunks(CHUNK).take(models.len()).map(|p| &p[..len]).collect();
+            let upstream = &upstream[start..start + len];
+            match sum.elect {
+                true => ties::slopes(&deltas, &sum.terms, sum.normalize, upstream),
+                false => plain_slopes(&deltas, &sum.terms, total.filter(|_| sum.normalize), upstream),
+            }
+        },
+    );
     let mut slopes = add_up(models.len() + 1, parts);
     slopes[..models.len()]
         .iter_mut()

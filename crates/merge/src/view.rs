@@ -176,7 +176,13 @@ impl<'a> Inputs<'a> {
                     .step_by(CHUNK)
                     .map(|start| {
                         let len = CHUNK.min(end - start);
-                        self.with_chunk(start, len, &mut buffers, |chunks, scratch| f(start, chunks, scratch))
+                        self.with_chunk(
+                            start,
+                            len,
+                            &mut buffers,
+                            #[inline(always)]
+                            |chunks, scratch| f(start, chunks, scratch),
+                        )
                     })
                     .collect()
             })
@@ -199,9 +205,13 @@ impl<'a> Inputs<'a> {
                 let end = self.len.min((run + 1) * per_run);
                 for start in (run * per_run..end).step_by(CHUNK) {
                     let len = CHUNK.min(end - start);
-                    self.with_chunk(start, len, &mut buffers, |chunks, scratch| {
-                        f(&mut accumulator, start, chunks, scratch);
-                    });
+                    self.with_chunk(
+                        start,
+                        len,
+                        &mut buffers,
+                        #[inline(always)]
+                        |chunks, scratch| f(&mut accumulator, start, chunks, scratch),
+                    );
                 }
                 accumulator
             })
@@ -216,9 +226,13 @@ impl<'a> Inputs<'a> {
     ) -> bool {
         let buffers = || self.buffers();
         out.fill_with(self.len, &buffers, &|buffers, start, values| {
-            self.with_chunk(start, values.len(), buffers, |chunks, scratch| {
-                f(start, chunks, scratch, values);
-            });
+            self.with_chunk(
+                start,
+                values.len(),
+                buffers,
+                #[inline(always)]
+                |chunks, scratch| f(start, chunks, scratch, values),
+            );
         })
     }
 
@@ -236,9 +250,13 @@ impl<'a> Inputs<'a> {
         for start in starts {
             let len = CHUNK.min(self.len - start);
             let values = &mut values[..len];
-            self.with_chunk(*start, len, &mut buffers, |chunks, scratch| {
-                f(*start, chunks, scratch, values);
-            });
+            self.with_chunk(
+                *start,
+                len,
+                &mut buffers,
+                #[inline(always)]
+                |chunks, scratch| f(*start, chunks, scratch, values),
+            );
             dtype.round_with(isa(), values);
             finite &= all_finite(values);
             match &mut out.memory {
