@@ -4,7 +4,10 @@ use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Context;
@@ -55,11 +58,23 @@ pub fn remove_on_signal(partial: &Path) -> anyhow::Result<()> {
     let partial = partial.to_owned();
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
+            IS_ENDING.store(true, Ordering::SeqCst);
             let _ = remove(&partial);
             std::process::exit(130);
         }
     });
     Ok(())
+}
+
+/// A signal has come, and what is being filled is removed.
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Where a signal ends the program, waits for that: what a command says of a directory that was taken away under it is of no
+/// interest, and its end must not come before the removal's.
+pub fn wait_if_ending() {
+    while IS_ENDING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 /// Takes what is being filled its name, in one step, so that nobody can give it the one that it should have had, and removes it.

@@ -196,6 +196,18 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
         let profile = Some(profile(arg)).filter(|profile| *profile != Profile::default());
         stored.iter_mut().for_each(|line| line.judged.profile = profile);
     }
+    // What it leaves out of each line, and lines of other tasks, would be gone.
+    let is_itself = |out: &Path| {
+        out.canonicalize()
+            .is_ok_and(|out| args.answers_in.canonicalize().is_ok_and(|read| out == read))
+    };
+    if let Some(out) = args.answers.as_deref().filter(|out| is_itself(out)) {
+        return Err(anyhow::anyhow!(
+            "--answers {}: that is the file that is read; name another one",
+            out.display()
+        )
+        .into());
+    }
     let answers_file = args.answers.as_deref().map(answers_file).transpose()?;
     let tasks: Vec<String> = match &args.task {
         Some(task) => vec![task.clone()],

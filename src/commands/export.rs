@@ -67,8 +67,13 @@ pub fn export(args: ExportArgs) -> Outcome {
 
 fn write_adapter(child: &Child, out: &Path, args: &ExportArgs) -> Outcome {
     let rank = args.rank.map(|rank| rank as usize);
+    let begun = |partial: &Path| {
+        if let Err(e) = environment::remove_on_signal(partial) {
+            tracing::warn!("Ctrl-C would leave {}: {e}", partial.display());
+        }
+    };
     let written = child
-        .write_adapter((out, args.overwrite), rank, &environment::host())
+        .write_adapter((out, args.overwrite), rank, &environment::host(), &begun)
         .map_err(Failure::work)?;
     let how = match written.is_exact {
         true => "the sum of its parents' adapters",
@@ -86,6 +91,8 @@ fn write_adapter(child: &Child, out: &Path, args: &ExportArgs) -> Outcome {
 /// What `[DIR] [best|ID] OUT` means: which run (else the newest), which child of it, and where it goes.
 fn target(words: &[String]) -> anyhow::Result<(Option<PathBuf>, &str, &Path)> {
     let is_run = |word: &str| word.contains('/') || Path::new(word).join("journal.jsonl").exists();
+    let is_child =
+        |word: &str| word == BEST || matches!(word.parse(), Ok(CandidateId::Search(_) | CandidateId::Learned(_)));
     match words {
         [out] if RunDir::open(Path::new(out)).is_ok() => {
             anyhow::bail!(
@@ -93,12 +100,18 @@ fn target(words: &[String]) -> anyhow::Result<(Option<PathBuf>, &str, &Path)> {
                 shell_word(out)
             )
         }
-        [child] if *child == BEST || matches!(child.parse(), Ok(CandidateId::Search(_) | CandidateId::Learned(_))) => {
+        [child] if is_child(child) => {
             anyhow::bail!(
                 "{child} is a child; where is it to go? heterosis export {child} OUT (a directory of that name: ./{child})"
             )
         }
         [out] => Ok((None, BEST, Path::new(out))),
+        [run, child] if is_run(run) && is_child(child) => {
+            anyhow::bail!(
+                "{child} is a child; where is it to go? heterosis export {} {child} OUT (a directory of that name: ./{child})",
+                shell_word(run)
+            )
+        }
         [run, out] if is_run(run) => Ok((Some(run.into()), BEST, Path::new(out))),
         [id, out] => Ok((None, id, Path::new(out))),
         [run, id, out] => Ok((Some(run.into()), id, Path::new(out))),

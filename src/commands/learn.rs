@@ -58,6 +58,11 @@ impl From<Change> for Loss {
 }
 
 pub fn learn(args: LearnArgs) -> Outcome {
+    for (flag, n) in [("--steps", args.steps), ("--batch", args.batch)] {
+        if n == 0 {
+            return Err(anyhow::anyhow!("{flag} 0: nothing can be learned from nothing; it is at least 1").into());
+        }
+    }
     let clock = environment::stopwatch();
     if let Some(wrong) = args.wrong.filter(|wrong| !(0.0..=1.0).contains(wrong)) {
         return Err(

@@ -168,6 +168,12 @@ fn is_of_the_recipe(e: &anyhow::Error) -> bool {
 /// # Errors
 /// See [`Failure`].
 pub fn run(cli: Cli) -> Outcome {
+    let outcome = run_here(cli);
+    environment::wait_if_ending();
+    outcome
+}
+
+fn run_here(cli: Cli) -> Outcome {
     environment::show_messages(cli.verbose, cli.quiet);
     environment::choose_instruction_set()?;
     crate::model::keep_kernels_in(kernels_cache());

@@ -8,9 +8,7 @@ use crate::{cli::ReportArgs, report, store::RunDir};
 pub fn report(args: ReportArgs) -> Outcome {
     let dir = RunDir::open(&newest::or_newest(args.run)?)?;
     let files = report::files(&dir.run()?, &dir.path().display().to_string());
-    let out = dir.report();
-    let made = std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()));
-    made.map_err(Failure::work)?;
+    let out = dir.make_report()?;
     for (name, text) in files {
         let file = out.join(name);
         let written = dir

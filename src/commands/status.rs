@@ -10,7 +10,7 @@ use crate::{
     cli::{RunsArgs, StatusArgs},
     dashboard::search_ends_in,
     event::{
-        self, Candidate, Comparison, Origin, Phase, QuestionsCompared, TaskScore, TestScore,
+        self, Candidate, Comparison, Origin, Phase, QuestionsCompared, Score, TaskScore, TestScore,
         changes::Change,
         freshness::{Freshness, Part},
         normalized,
@@ -55,7 +55,8 @@ pub struct Status {
     /// Milliseconds that the final takes from here, while the run goes on and that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub final_takes_ms: Option<f64>,
-    #[serde(skip)]
+    /// What belongs to the verdict besides: who the winner is, luck, the front of several objectives, who is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<String>,
 }
 
@@ -64,6 +65,9 @@ pub struct Best {
     pub id: String,
     pub fitness: f64,
     pub stderr: f64,
+    /// On the selection questions, or of a command that the final has asked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Score>,
     /// For `compare`; scripts rely on the fields above and below.
     #[serde(skip)]
     pub n: usize,
@@ -101,6 +105,9 @@ pub struct ParentScore {
     pub model: String,
     pub fitness: f64,
     pub stderr: f64,
+    /// As in [`Best::selection`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Score>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +136,16 @@ fn score_in_words(value: f64, stderr: f64, is_of_command: bool) -> String {
     }
 }
 
+/// What the final says, behind what the search says.
+fn in_final(selection: &Option<Score>, is_of_command: bool) -> String {
+    let Some(score) = selection else { return String::new() };
+    let again = score_in_words(score.value, score.stderr, is_of_command);
+    match is_of_command {
+        true => format!(" in the search, {again} in the final"),
+        false => format!(", {again} (on {} selection questions)", score.n),
+    }
+}
+
 impl Best {
     fn score(&self) -> String {
         score_in_words(self.fitness, self.stderr, self.is_scored_by_command)
@@ -138,10 +155,12 @@ impl Best {
 impl Status {
     /// Of a run directory whose journal has been folded.
     pub fn of(dir: &RunDir, run: &Run) -> Self {
+        let selection = |c: &Candidate| run.selection.as_ref().and(run.score_before_test(c));
         let best = |c: &Candidate| Best {
             id: c.id.clone(),
             fitness: c.fitness,
             stderr: c.stderr,
+            selection: selection(c),
             n: c.n,
             tasks: c.tasks.clone(),
             is_scored_by_command: run.is_scored_by_command(),
@@ -155,6 +174,7 @@ impl Status {
             model: parent_name(&c.id).to_string(),
             fitness: c.fitness,
             stderr: c.stderr,
+            selection: selection(c),
         };
         Self {
             run: dir.path().display().to_string(),
@@ -291,7 +311,8 @@ pub fn status(args: StatusArgs) -> Outcome {
     for parent in &status.parents {
         let is_of_command = status.best.as_ref().is_some_and(|best| best.is_scored_by_command);
         let score = score_in_words(parent.fitness, parent.stderr, is_of_command);
-        print(format_args!("  parent {:<16} {score}", parent.model));
+        let again = in_final(&parent.selection, is_of_command);
+        print(format_args!("  parent {:<16} {score}{again}", parent.model));
     }
     if let Some(best) = &status.best {
         let asked = match best.is_scored_by_command {
@@ -302,7 +323,8 @@ pub fn status(args: StatusArgs) -> Outcome {
                 format!(" (on {n} search questions)")
             }
         };
-        print(format_args!("  best   {:<16} {}{asked}", best.id, best.score()));
+        let again = in_final(&best.selection, best.is_scored_by_command);
+        print(format_args!("  best   {:<16} {}{asked}{again}", best.id, best.score()));
         for (name, value) in best
             .recipe
             .get("genes")

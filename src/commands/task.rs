@@ -255,9 +255,13 @@ struct Checked {
 fn check(args: &TaskCheckArgs) -> Outcome {
     let dirs = environment::data_dirs();
     let checked: Vec<Checked> = args.tasks.iter().map(|name| look_at(name, &dirs)).collect();
+    let all_read = checked.iter().all(|checked| checked.ok);
     if args.json {
         print_json(&AllChecked { tasks: checked });
-        return Ok(());
+        return match all_read {
+            true => Ok(()),
+            false => Err(anyhow!("some tasks cannot be read").into()),
+        };
     }
     for checked in &checked {
         match &checked.message {
@@ -265,7 +269,7 @@ fn check(args: &TaskCheckArgs) -> Outcome {
             Some(message) => print(format_args!("{}: not read: {message}", checked.task)),
         }
     }
-    match checked.iter().all(|checked| checked.ok) {
+    match all_read {
         true => Ok(()),
         false => Err(anyhow!("some tasks cannot be read").into()),
     }

@@ -405,13 +405,7 @@ fn without_reading(run: &Run) -> String {
         "Best so far"
     };
     // Of those whom the final has asked what it says, beside nobody whom it has not.
-    let score = |candidate: &Candidate| match &run.selection {
-        None => Some(unit.full(candidate.fitness, candidate.stderr)),
-        Some(selection) => {
-            let finalist = selection.finalists.iter().find(|f| f.id == candidate.id)?;
-            Some(unit.full_score(&finalist.fresh))
-        }
-    };
+    let score = |candidate: &Candidate| Some(unit.full_score(&run.score_before_test(candidate)?));
     let of_best = score(best).unwrap_or_else(|| unit.full(best.fitness, best.stderr));
     let mut out = format!("{when}: {} with {of_best}", best.id);
     if let Some((parent, score)) = run.best_parent().and_then(|parent| Some((parent, score(parent)?))) {
@@ -431,7 +425,10 @@ fn without_reading(run: &Run) -> String {
     } else {
         "the child's"
     };
-    out + &format!("All on the questions that the search chose by, so {whose} score is flattering; {not_read}.\n")
+    out + &match &run.selection {
+        None => format!("All on the questions that the search chose by, so {whose} score is flattering; {not_read}.\n"),
+        Some(_) => format!("All on the selection questions, by which it was chosen; {not_read}.\n"),
+    }
 }
 
 fn next_steps(run: &Run, directory: &str) -> String {

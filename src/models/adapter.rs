@@ -31,6 +31,8 @@ pub struct Wanted<'a> {
     pub parents: &'a Parents,
     /// The largest rank of a module; of a sum of adapters the sum of theirs, unless said otherwise.
     pub rank: Option<usize>,
+    /// Told the directory in which it is made before it takes its name.
+    pub begun: &'a dyn Fn(&Path),
 }
 
 /// What was written.
@@ -68,6 +70,7 @@ pub fn write_adapter(
     let plan = in_f32(wanted)?;
     let modules = modules(wanted, &plan, &base)?;
     let mut writer = begin(out, u64::MAX, overwrite)?;
+    (wanted.begun)(writer.partial());
     for (tensor, module) in &modules {
         for (name, shape, values) in named(&base.name_in_adapters(tensor), &module.factors) {
             writer.tensor(&name, DType::F32, &shape, &bytes(&values))?;
@@ -527,6 +530,7 @@ mod tests {
                 words: &self.words,
                 parents: &self.parents,
                 rank,
+                begun: &|_| (),
             };
             let out = self.dir.path().join(out);
             write_adapter(&wanted, (&out, false), &HubOptions::default(), &|_| {

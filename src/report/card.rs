@@ -7,7 +7,7 @@ use crate::event::freshness::Freshness;
 use crate::event::run::Run;
 use crate::event::verdict::{flips, forgotten, provenance as provenance_of, told, told_without_test, verdict};
 use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name};
-use crate::event::{Candidate, Comparison, Origin, TaskScore, TestReading, TestScore};
+use crate::event::{Candidate, Comparison, Origin, Score, TaskScore, TestReading, TestScore};
 
 /// What a card is made of.
 pub struct Card<'a> {
@@ -109,7 +109,8 @@ fn front_matter(card: &Card) -> String {
 
 fn model_index(card: &Card) -> String {
     let scores = scores(card);
-    if scores.is_empty() {
+    // A command's numbers are no metric that others know, and of no data set.
+    if scores.is_empty() || card.run.is_scored_by_command() {
         return String::new();
     }
     let mut out = format!("model-index:\n- name: {}\n  results:\n", scalar(&name(card)));
@@ -328,17 +329,57 @@ fn untested(card: &Card) -> String {
         return "This merge was not scored.\n".into();
     };
     let unit = card.run.unit();
-    let mut out = format!(
-        "On the questions that the search chose by, {} (n={}).",
-        unit.full(c.fitness, c.stderr),
-        count(c.n as u64)
-    );
-    if let Some(parent) = card.run.best_parent().filter(|p| p.id != c.id) {
+    let is_of_command = card.run.is_scored_by_command();
+    // One whom the final has not asked has its score of the search, and is beside others' of the search.
+    let selected = card.run.selection.as_ref().and(card.run.score_before_test(c));
+    let n = |n: usize| {
+        if is_of_command {
+            String::new()
+        } else {
+            format!(" (n={})", count(n as u64))
+        }
+    };
+    let (mut out, of_parent) = match &selected {
+        Some(score) => {
+            let asked = if is_of_command {
+                "In the final, which chose it"
+            } else {
+                "On the selection questions, by which it was chosen"
+            };
+            let searched = unit.full(c.fitness, c.stderr);
+            let out = format!(
+                "{asked}, {}{}; in the search {searched}.",
+                unit.full_score(score),
+                n(score.n)
+            );
+            (
+                out,
+                card.run
+                    .best_parent()
+                    .and_then(|parent| card.run.score_before_test(parent)),
+            )
+        }
+        None => {
+            let asked = if is_of_command {
+                "In the search"
+            } else {
+                "On the questions that the search chose by"
+            };
+            let of_search = |c: &Candidate| Score {
+                value: c.fitness,
+                stderr: c.stderr,
+                n: c.n,
+            };
+            let out = format!("{asked}, {}{}.", unit.full(c.fitness, c.stderr), n(c.n));
+            (out, card.run.best_parent().map(of_search))
+        }
+    };
+    if let Some((parent, score)) = card.run.best_parent().filter(|p| p.id != c.id).zip(of_parent) {
         let _ = write!(
             out,
             " The best parent, `{}`, has {}.",
             parent_name(&parent.id),
-            unit.full(parent.fitness, parent.stderr)
+            unit.full_score(&score)
         );
     }
     out + " A score that was selected by is flattering; no test was read for this model.\n"

@@ -12,7 +12,7 @@ use crate::event::words::{
     MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, shell_word,
     short_duration, tags, task_name, task_of, worker_words,
 };
-use crate::event::{HeldOutTask, Learned, Level, Origin, Task, TestReading};
+use crate::event::{HeldOutTask, Learned, Level, Origin, Score, Task, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -225,6 +225,12 @@ fn of_search(run: &Run) -> Vec<String> {
     let Some(best) = run.winner() else {
         return vec!["No child has been scored yet, so there is nothing to tell.".into()];
     };
+    let searched = Score {
+        value: best.fitness,
+        stderr: best.stderr,
+        n: best.n,
+    };
+    let own = run.score_before_test(best).unwrap_or(searched);
     let mut sentences = vec![format!(
         "The best {} is {} with {}.",
         match (run.state == State::Done, best.origin == Origin::Baseline) {
@@ -234,11 +240,17 @@ fn of_search(run: &Run) -> Vec<String> {
             (false, false) => "child so far",
         },
         best.id,
-        unit.full(best.fitness, best.stderr)
+        unit.full_score(&own)
     )];
-    if let Some(parent) = run.best_parent() {
-        let (difference, name) = (best.fitness - parent.fitness, parent_name(&parent.id));
-        let theirs = unit.full(parent.fitness, parent.stderr);
+    if run.selection.is_some() && run.is_scored_by_command() {
+        let searched = unit.full(best.fitness, best.stderr);
+        sentences.push(format!(
+            "That is what the final made of it, which asked again; in the search it had {searched}."
+        ));
+    }
+    if let Some((parent, score)) = run.best_parent().and_then(|p| Some((p, run.score_before_test(p)?))) {
+        let (difference, name) = (own.value - score.value, parent_name(&parent.id));
+        let theirs = unit.full_score(&score);
         sentences.push(match difference == 0.0 {
             true => format!("That is as much as {name}, the best of its parents, has ({theirs})."),
             false => format!(
@@ -248,19 +260,21 @@ fn of_search(run: &Run) -> Vec<String> {
             ),
         });
     }
-    if let Some(merge) = run.best_unsearched().filter(|m| m.id != best.id) {
+    let unsearched = run.best_unsearched().filter(|m| m.id != best.id);
+    if let Some((merge, score)) = unsearched.and_then(|merge| Some((merge, run.score_before_test(merge)?))) {
         sentences.push(format!(
             "The best merge that nobody searched for, {}, has {}.",
             merge.id,
-            unit.full(merge.fitness, merge.stderr)
+            unit.full_score(&score)
         ));
     }
     if !run.is_scored_by_command() {
-        sentences.push(format!(
-            "All were measured on the questions that the search chooses by, where the best of many is always a little lucky; \
-             {}.",
-            Freshness::of(run).test_not_read()
-        ));
+        let asked = match &run.selection {
+            None => "the questions that the search chooses by, where the best of many is always a little lucky",
+            Some(_) => "the selection questions, by which it was chosen",
+        };
+        let not_read = Freshness::of(run).test_not_read();
+        sentences.push(format!("All were measured on {asked}; {not_read}."));
     }
     sentences
 }

@@ -445,11 +445,11 @@ fn asked(task: &ExamTask, id: &str) -> Asked {
 /// A reply's answer as the journal keeps it.
 fn plain(task: &ExamTask, answer: ReplyAnswer) -> Result<(Asked, Answer), Unscored> {
     let score = match (answer.score, answer.correct) {
-        (Some(score), None) if score.is_finite() => score,
+        (Some(score), None) if is_score(score) => score,
         (None, Some(correct)) => f64::from(u8::from(correct)),
         _ => {
             return Err(Unscored::candidate(format_args!(
-                "the command's answer to question '{}' needs either 'score', a number, or 'correct'",
+                "the command's answer to question '{}' needs either 'score', a number within ±1e100, or 'correct'",
                 answer.id
             )));
         }
@@ -468,6 +468,11 @@ fn plain(task: &ExamTask, answer: ReplyAnswer) -> Result<(Asked, Answer), Unscor
     Ok((question, answer))
 }
 
+/// Sums and squares of scores have to be numbers too, or nobody could read the journal.
+fn is_score(score: f64) -> bool {
+    score.abs() <= 1e100
+}
+
 fn named_scores(scores: Option<Map<String, Value>>) -> Result<Evaluation, Unscored> {
     let scores = match scores {
         Some(scores) if scores.is_empty() => return Err(Unscored::candidate("the command gave no score")),
@@ -477,10 +482,10 @@ fn named_scores(scores: Option<Map<String, Value>>) -> Result<Evaluation, Unscor
             return Err(Unscored::candidate(reason));
         }
     };
-    let number = |(name, score): (String, Value)| match score.as_f64().filter(|score| score.is_finite()) {
+    let number = |(name, score): (String, Value)| match score.as_f64().filter(|score| is_score(*score)) {
         Some(score) => Ok((name, score)),
         None => Err(Unscored::candidate(format_args!(
-            "the command's score '{name}' is {score}, and no number"
+            "the command's score '{name}' is {score}, and no number within ±1e100; of what cannot be scored give an 'error'"
         ))),
     };
     let mut scores = scores.into_iter().map(number).collect::<Result<Vec<_>, _>>()?;

@@ -949,6 +949,11 @@ impl Run<'_, '_> {
             .chain(optimizer.mean())
             .collect();
         for (i, genotype) in means.iter().enumerate().rev().take(3) {
+            // Where a language model proposed nothing that can be used, the last generation's best stands in for a mean.
+            let is_bred = |c: &event::Candidate| c.origin != Origin::Mean && c.genotype == *genotype;
+            if self.plan.space.search.optimizer == optim::Kind::Evollm && self.scored.iter().any(is_bred) {
+                continue;
+            }
             let id = CandidateId::Mean {
                 stage: genome.next_stage().map(|_| genome.stage().name().into()),
                 restart: (i + 1 < means.len()).then_some(i + 1),

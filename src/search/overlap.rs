@@ -53,11 +53,17 @@ type TaskKey = (String, String);
 /// A task's examples.
 type Examples = HashMap<Identity, AskedQuestion>;
 
-/// All questions of a search on tasks, and the examples in their prompts.
+/// All questions of a search on tasks, and the examples in their prompts; of each task so many more are `taught` as rounds of
+/// learning may ask besides.
 ///
 /// # Errors
 /// A split that a task does not have, data that cannot be read.
-pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Finale) -> Result<Vec<AskedPart>, Error> {
+pub fn parts_of_run(
+    tasks: &[FitnessTask],
+    held_out: &[FitnessTask],
+    finale: &Finale,
+    taught: usize,
+) -> Result<Vec<AskedPart>, Error> {
     let mut parts = Vec::new();
     let mut shots: BTreeMap<TaskKey, Examples> = BTreeMap::new();
     let mut around = Vec::new();
@@ -65,7 +71,9 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
     let mut add = |part, task: &FitnessTask, split: Split, limit: Option<usize>| -> Result<(), Error> {
         let (name, lang) = (task.task.name().to_string(), task.task.lang().to_string());
         let mut questions = task.task.questions(split)?;
-        questions.truncate(limit.unwrap_or(usize::MAX));
+        let more = if part == Part::Search { taught } else { 0 };
+        let limit = limit.unwrap_or(usize::MAX);
+        questions.truncate(limit.saturating_add(more));
         let of_task = shots.entry((name.clone(), lang.clone())).or_default();
         for shot in questions.iter().flat_map(|q| &q.prompt.shots) {
             let example = || AskedQuestion::new("", &shot.question, shot.identity);
@@ -77,16 +85,19 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
         texts.extend(
             questions
                 .iter()
-                .map(|q| (identity::solid(template.filled(q.words())), q.identity)),
+                .map(|q| (identity::gist(template.filled(q.words())), q.identity)),
         );
-        let content = |q: &Question| AskedQuestion::new(&q.id, q.words(), q.identity);
-        parts.push(AskedPart {
-            part,
-            task: name,
-            lang,
-            split: split.name().into(),
-            questions: questions.iter().map(content).collect(),
-        });
+        let (asked, taught) = questions.split_at(limit.min(questions.len()));
+        for questions in [asked, taught] {
+            let content = |q: &Question| AskedQuestion::new(&q.id, q.words(), q.identity);
+            parts.push(AskedPart {
+                part,
+                task: name.clone(),
+                lang: lang.clone(),
+                split: split.name().into(),
+                questions: questions.iter().map(content).collect(),
+            });
+        }
         Ok(())
     };
     for task in tasks {
@@ -114,6 +125,7 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
                 .or_insert_with(|| AskedQuestion::new("", text, *identity));
         }
     }
+    parts.retain(|part| !part.questions.is_empty());
     let shots = shots.into_iter().filter(|(_, examples)| !examples.is_empty());
     parts.extend(shots.map(|((task, lang), examples)| AskedPart {
         part: Part::Shots,
@@ -164,7 +176,7 @@ impl Template {
 /// What stands around every question of a task, besides its examples.
 struct Around {
     task: TaskKey,
-    /// Solid.
+    /// Its gist.
     text: String,
 }
 
@@ -174,7 +186,7 @@ impl Around {
         let texts = [system, &question.prompt.preamble, &template.before, &template.after];
         Self {
             task: (task.name().into(), task.lang().into()),
-            text: identity::solid(&texts.join("\u{1f}")),
+            text: identity::gist(&texts.join("\u{1f}")),
         }
     }
 
@@ -186,7 +198,7 @@ impl Around {
         let texts: Vec<&str> = shots.flat_map(|shot| [shot.question.as_str(), &shot.answer]).collect();
         (!texts.is_empty()).then(|| Self {
             task: (task.name().into(), task.lang().into()),
-            text: identity::solid(&texts.join("\u{1f}")),
+            text: identity::gist(&texts.join("\u{1f}")),
         })
     }
 
@@ -245,7 +257,8 @@ pub fn compare_questions(parts: &[AskedPart]) -> QuestionsCompared {
     compared
 }
 
-/// Questions that a task asks after another task of the same part has: of those before it, the first with any of them is named.
+/// Questions that a task asks after another task of the same part has, or it itself: of those before it, the first with any of
+/// them is named.
 fn doubled(parts: &[AskedPart]) -> Vec<Shared> {
     let mut doubled = Vec::new();
     for (i, second) in parts.iter().enumerate().filter(|(_, p)| p.part != Part::Shots) {
@@ -256,10 +269,15 @@ fn doubled(parts: &[AskedPart]) -> Vec<Shared> {
             first = first.or(second.asks_of(&texts).next().map(|_| part));
             earlier.extend(texts);
         }
-        doubled.extend(first.map(|first| Shared {
-            first: first.in_event(),
+        let again = second
+            .questions
+            .iter()
+            .filter(|q| !earlier.insert(q.identity.text))
+            .count();
+        doubled.extend((again > 0).then(|| Shared {
+            first: first.unwrap_or(second).in_event(),
             second: second.in_event(),
-            n: second.asks_of(&earlier).count(),
+            n: again,
         }));
     }
     doubled
@@ -447,10 +465,10 @@ mod tests {
         assert_eq!(Template::of(asked.into_iter().take(1)).filled("x"), "x");
         let around = Around {
             task: TaskKey::default(),
-            text: identity::solid("Be brief.\nQ: How much is one and one more?\nA: 2"),
+            text: identity::gist("Be brief.\nQ: How much is one and one more?\nA: 2"),
         };
-        assert!(around.shows(&identity::solid("how much is One and one more?")));
-        assert!(!around.shows(&identity::solid("How much is two and one more?")) && !around.shows("is"));
+        assert!(around.shows(&identity::gist("how much is One and one more?")));
+        assert!(!around.shows(&identity::gist("How much is two and one more?")) && !around.shows("is"));
     }
 
     /// What the run has kept of its selection for `simplify` was called fresh by its row, though its search was bred on it.
@@ -524,7 +542,7 @@ mod tests {
             held_out: Vec::new(),
             allow_overlap: false,
         };
-        let compared = |tasks: &[FitnessTask]| compare_questions(&parts_of_run(tasks, &[], &finale).unwrap());
+        let compared = |tasks: &[FitnessTask]| compare_questions(&parts_of_run(tasks, &[], &finale, 0).unwrap());
         let usual = compared(&[
             task("mgsm_direct_es", Split::Search),
             task("gsm8k_solutions", Split::Search),

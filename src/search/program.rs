@@ -25,10 +25,29 @@ pub struct ReplyAnswer {
     #[serde(default)]
     pub lang: String,
     pub score: Option<f64>,
+    #[serde(default, deserialize_with = "yes_or_no")]
     pub correct: Option<bool>,
     /// What the model wrote, for people to read.
     #[serde(default)]
     pub output: String,
+}
+
+/// A truth value, also as 1 or 0, which many languages write for one.
+fn yes_or_no<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Word {
+        Truth(bool),
+        Number(u8),
+    }
+    match Option::<Word>::deserialize(from)? {
+        None => Ok(None),
+        Some(Word::Truth(truth)) => Ok(Some(truth)),
+        Some(Word::Number(n @ (0 | 1))) => Ok(Some(n == 1)),
+        Some(Word::Number(n)) => Err(serde::de::Error::custom(format_args!(
+            "'correct' is {n}, and neither true nor false"
+        ))),
+    }
 }
 
 /// Why there is no answer.

@@ -167,7 +167,10 @@ pub enum Error {
     GgufWrite { reason: Box<checkpoint::Error> },
     #[error("{}: `{tensor}` does not read back as it was written; please report this", file.display())]
     GgufDiffers { file: PathBuf, tensor: String },
-    #[error("{} is no export: cannot read {}", out.display(), file.display())]
+    #[error(
+        "{} is no export of a merged model: cannot read {} (a recipe or an adapter alone has none)",
+        out.display(), file.display()
+    )]
     NoExport {
         out: PathBuf,
         file: PathBuf,

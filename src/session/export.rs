@@ -227,6 +227,8 @@ impl Child {
 
     /// Writes it as one LoRA adapter over the model that all its parents are adapters of.
     ///
+    /// `begun` is told the directory in which it is made before it takes its name.
+    ///
     /// # Errors
     /// A parent is missing or has changed since; what no LoRA holds, or what is no plain sum of adapters, without a rank.
     pub fn write_adapter(
@@ -234,6 +236,7 @@ impl Child {
         (out, overwrite): (&Path, bool),
         rank: Option<usize>,
         host: &Host,
+        begun: &dyn Fn(&Path),
     ) -> Result<models::Written, Error> {
         let (parents, _) = self.opened(host)?;
         self.refuse_changed(&parents)?;
@@ -242,6 +245,7 @@ impl Child {
             words: &self.space.models,
             parents: &parents,
             rank,
+            begun,
         };
         let named = with_model_words(&self.recipe, &self.space);
         let licenses = self.licenses(&parents, self.recipe.models())?;
@@ -272,9 +276,10 @@ impl Child {
     /// Merges it into memory, to be asked there.
     ///
     /// # Errors
-    /// A parent is missing, or no decoder can be made of it.
+    /// A parent is missing or has changed since, or no decoder can be made of it.
     pub fn engine(&self, runtime: &Runtime, host: &Host) -> Result<Engine, Error> {
         let (parents, plan) = self.opened(host)?;
+        self.refuse_changed(&parents)?;
         Ok(models::engine_of(&plan, &parents, runtime)?)
     }
 
@@ -325,6 +330,14 @@ impl Child {
         Ok(())
     }
 
+    /// Whether a task is another one than the run asked.
+    fn has_changed(&self, task: &FitnessTask) -> bool {
+        let (name, lang) = (task.task.name(), task.task.lang());
+        let began = self.run.started.iter().flat_map(|started| &started.tasks);
+        let mut same = began.filter(|t| t.task == name && t.lang == lang);
+        same.all(|t| t.digest != task.task.digest())
+    }
+
     /// Some questions that the candidate has answered, with what the journal says that it wrote.
     fn first_questions(&self, parents: &Parents, plan: &Plan, host: &Host) -> Result<Vec<FirstAnswer>, Error> {
         if self.space.fitness.engine.is_some() {
@@ -349,6 +362,13 @@ impl Child {
             let Some(of_task) = journalled.iter().find(is_it) else {
                 continue;
             };
+            if self.has_changed(&task) {
+                tracing::warn!(
+                    "the task {} is not what it was in the run: what is exported is not asked its questions again",
+                    task.task.name()
+                );
+                continue;
+            }
             let written = of_task.answers.iter().filter(|a| !a.finish.is_empty());
             for answer in written.take(FIRST_ANSWERS) {
                 let Some(question) = questions.iter().find(|q| q.id == answer.q) else {

@@ -343,7 +343,7 @@ impl Session {
                 ..compare_questions(&parts)
             }));
         }
-        let parts = parts_of_run(&self.tasks, &self.held_out, finale).map_err(Error::plan)?;
+        let parts = parts_of_run(&self.tasks, &self.held_out, finale, self.taught()).map_err(Error::plan)?;
         Ok(Some(compare_questions(&parts)))
     }
 
@@ -351,8 +351,17 @@ impl Session {
     fn selected_elsewhere(&self) -> Result<HashSet<String>, Error> {
         let mut finale = self.space.finale.clone();
         finale.selection.limit = Some(Limit::All);
-        let parts = parts_of_run(&self.tasks, &self.held_out, &finale).map_err(Error::plan)?;
+        let parts = parts_of_run(&self.tasks, &self.held_out, &finale, self.taught()).map_err(Error::plan)?;
         Ok(search::selected_elsewhere(&parts))
+    }
+
+    /// Questions of each task that rounds of learning may ask besides the search's.
+    fn taught(&self) -> usize {
+        self.space
+            .search
+            .learn
+            .as_ref()
+            .map_or(0, |learning| learning.questions)
     }
 
     /// Refuses a search that would be judged by what it was bred on, unless its space allows that.

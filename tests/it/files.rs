@@ -273,6 +273,8 @@ fn interrupted(home: &Path, args: &[&str]) {
         assert!(term.is_ok());
         match command.wait().unwrap().code() {
             Some(130) => return assert_eq!(names(home), ["r.yaml"]),
+            // What it was filling is gone, and that is no news.
+            Some(1) => panic!("interrupted, and ended with 1: {args:?}"),
             // Over before the signal came, or before it was listened to: once more.
             _ => names(home).iter().filter(|name| *name != "r.yaml").for_each(|left| {
                 let left = home.join(left);

@@ -266,6 +266,8 @@ struct Status {
     questions: Option<Value>,
     #[serde(default)]
     workers: Vec<Value>,
+    #[serde(default)]
+    told: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -275,6 +277,8 @@ struct StatusBest {
     id: String,
     fitness: f64,
     stderr: f64,
+    #[serde(default)]
+    selection: Option<Value>,
     recipe: Value,
     file: Option<String>,
 }
@@ -286,6 +290,8 @@ struct StatusParent {
     model: String,
     fitness: f64,
     stderr: f64,
+    #[serde(default)]
+    selection: Option<Value>,
 }
 
 #[test]
@@ -428,11 +434,14 @@ fn answers_replace_answers_only() {
     }
     let tmp = tempfile::tempdir().unwrap();
     let at = |name: &str| tmp.path().join(name).display().to_string();
-    let answers = at("answers.jsonl");
+    let (answers, again) = (at("answers.jsonl"), at("again.jsonl"));
     std::fs::write(&answers, "").unwrap();
     good(&eval(&answers));
     good(&eval(&answers));
-    good(&rescore(&answers, &answers));
+    // What it leaves out of the file that it reads would be gone.
+    refused(&rescore(&answers, &answers), &["that is the file that is read"]);
+    good(&rescore(&answers, &again));
+    good(&rescore(&again, &answers));
     for (name, text) in [
         ("task.yaml", "task: mine\n"),
         (

@@ -184,6 +184,31 @@ fn what_chooses_does_not_judge() {
         &["3 of the 9 questions of behind ca (test, split test) are also in behind ca (examples)"],
     );
 
+    // And behind a task's limit, where rounds of learning ask more.
+    let own: Vec<String> = (0..12)
+        .map(|i| serde_json::json!({"texto": format!("How much is {i} and {}?", i + 7), "n": 2 * i + 7}).to_string())
+        .collect();
+    fs::write(dir.join("late.jsonl"), format!("{}\n{rows}", own.join("\n"))).unwrap();
+    let late = OWN.replace(
+        "mine.jsonl, selection: other.jsonl, test: third.jsonl",
+        "late.jsonl, selection: spare2.jsonl, test: mine.jsonl",
+    );
+    fs::write(dir.join("late.yaml"), format!("task: late\n{late}")).unwrap();
+    let late = format!("{{task: {}, limit: 12}}", arg(&dir.join("late.yaml")));
+    let file = space(dir, &late, "selection: {limit: 1}, test: {limit: 9}");
+    let text = fs::read_to_string(&file).unwrap();
+    let learns = text.replace(
+        "optimizer: random",
+        "optimizer: cma-es, learn: {teachers: answers, questions: 30, rounds: 2}",
+    );
+    assert_ne!(learns, text);
+    fs::write(&file, learns).unwrap();
+    refused(
+        dir,
+        &file,
+        &["9 of the 9 questions of late ca (test, split test) are also in late ca (search, split search)"],
+    );
+
     // A published benchmark's test questions, whatever file they are in.
     let published = fs::read_to_string(root().join("crates/eval/tests/data/data/gsm8k/test.jsonl")).unwrap();
     fs::write(dir.join("copied.jsonl"), published.replace("\"question\"", "\"texto\"")).unwrap();

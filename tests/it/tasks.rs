@@ -325,11 +325,9 @@ fn the_harnesss_files_are_looked_at() {
         format!("{file}process_docs: !function utils.f\n"),
     )
     .unwrap();
-    let json = said(&heterosis(
-        dir.path(),
-        &["task", "check", "--json", "sky.yaml", "odd.yaml"],
-    ));
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let checked = heterosis(dir.path(), &["task", "check", "--json", "sky.yaml", "odd.yaml"]);
+    assert_eq!(checked.status.code(), Some(2), "one of them cannot be read");
+    let json: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
     assert_eq!(
         (&json["tasks"][0]["ok"], &json["tasks"][0]["tasks"][0]),
         (&true.into(), &"sky".into())

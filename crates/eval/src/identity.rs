@@ -241,6 +241,11 @@ fn is_shell(label: &str) -> bool {
     SHELL.contains(&label.trim().to_lowercase().as_str())
 }
 
+/// [`solid`], without the signs that end sentences.
+pub fn gist(text: &str) -> String {
+    without_ends(&solid(text))
+}
+
 /// In small letters and compatibility form, without white space and what no reader sees, digits of any script as ours.
 pub fn solid(text: &str) -> String {
     let even = even(text);

@@ -628,7 +628,12 @@ impl<'a> Map<'a> {
         let Some((key, node)) = self.entries.iter().find(is_strange) else {
             return Ok(());
         };
-        let known: Vec<&str> = asked.iter().map(String::as_str).collect();
+        let mut known: Vec<&str> = Vec::new();
+        for name in asked.iter().filter(|name| !name.is_empty()) {
+            if !known.contains(&name.as_str()) {
+                known.push(name);
+            }
+        }
         Err(node.error(format!(
             "unknown key '{key}'{}; known here: {}",
             did_you_mean(key, &known),

@@ -15,7 +15,7 @@ use crate::{
     recipe::Recipe,
     search::{Exam, MergeEvaluator, Sitting, Subject},
     session::Session,
-    space::{Learning, Limit},
+    space::{Learning, Limit, Space},
     store::Cache,
 };
 
@@ -26,6 +26,9 @@ const FEW: usize = 2;
 
 /// Tokens that a guide reads to see how fast it is; it writes a quarter as many.
 const GUIDE_SAMPLE: usize = 64;
+
+/// Texts that a question can have: two that are right, and two that are not.
+const TEXTS_OF_QUESTION: usize = 4;
 
 /// Longest decompositions that are waited for, to see how much memory a child of a spectral method takes.
 const LONGEST_MERGE_S: f64 = 60.0;
@@ -244,7 +247,7 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
             } else {
                 0
             };
-            let texts = settings_of(learning).texts_of_step(searched.max(own));
+            let texts = settings_of(learning).texts_of_step(TEXTS_OF_QUESTION * searched.max(own));
             Some(asking.learning_bytes(texts, length_of_right(&sampled))?)
         }
         None => None,
@@ -463,7 +466,7 @@ impl Costs {
         let advice_s = self
             .guide
             .map_or(0.0, |guide| guide.seconds / guide.candidates.max(1) as f64);
-        let candidate_s = candidate / self.workers + advice_s;
+        let candidate_s = candidate / self.kept_busy(space) + advice_s;
         let learning = learning.and_then(|plan| Some((plan, self.round(plan, whole / self.workers)?)));
         let learning_s = learning.map_or(0.0, |(plan, cost)| plan.all_ms(cost) / 1000.0);
         let by_time = budget_ms.map(|ms| {
@@ -478,6 +481,12 @@ impl Costs {
         findings.final_seconds = Some(final_s);
         findings.learning_rounds = learning.map(|(plan, _)| plan.rounds + plan.rounds_after);
         findings.learning_seconds = learning.map(|(_, cost)| cost.of(1, false) / 1000.0);
+        if evals == 0 {
+            findings.warnings.push(
+                "the time that --for gives is over before a candidate is bred; give more, or let the final ask less"
+                    .into(),
+            );
+        }
         if let Some(ms) = budget_ms.filter(|ms| final_s > 0.5 * *ms as f64 / 1000.0) {
             findings.warnings.push(format!(
                 "the final takes more than half of the {} that --for gives; it asks less with final: {{selection: {{limit: N}}, \
@@ -504,6 +513,18 @@ impl Costs {
         findings.memory_bytes = self.memory_bytes.map(|bytes| bytes + ram as u64 + of_guide);
         findings.guide = self.guide;
         Self::fits(disk as u64, findings);
+    }
+
+    /// Workers that have something to do, on average: those who are done wait for the last of their generation.
+    fn kept_busy(&self, space: &Space) -> f64 {
+        match space
+            .search
+            .population
+            .filter(|_| !space.search.asynchronous && self.workers > 1.0)
+        {
+            Some(population) => population as f64 / (population as f64 / self.workers).ceil(),
+            None => self.workers,
+        }
     }
 
     fn fits(disk: u64, findings: &mut Findings) {

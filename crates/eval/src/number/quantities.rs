@@ -86,6 +86,9 @@ const SECONDS: &[&str] = &[
     "секунды",
     "секунд",
     "сек",
+    "с",
+    "s",
+    "sek",
     "秒",
     "วินาที",
     "সেকেন্ড",
@@ -191,6 +194,9 @@ const YEARS: &[&str] = &[
     "ఏళ్లు",
 ];
 
+const FEET: &[&str] = &["foot", "feet", "ft", "fuß", "pie", "pies", "pied", "pieds"];
+const YARDS: &[&str] = &["yard", "yards", "yd", "yds"];
+const JIAO: &[&str] = &["角", "毛"];
 const METERS: &[&str] = &["m", "meter", "meters", "metre", "metres", "米"];
 
 /// In lower case. Words of alphabets are looked up whole, those of other scripts by their beginning, the longest first. The first
@@ -291,7 +297,12 @@ const PAIRS: &[Pair] = &[
     },
     Pair {
         whole: &["元", "块"],
-        part: &["角", "毛"],
+        part: JIAO,
+        ratio: 10,
+    },
+    Pair {
+        whole: JIAO,
+        part: &["分"],
         ratio: 10,
     },
     Pair {
@@ -303,6 +314,21 @@ const PAIRS: &[Pair] = &[
         whole: MINUTES,
         part: SECONDS,
         ratio: 60,
+    },
+    Pair {
+        whole: HOURS,
+        part: SECONDS,
+        ratio: 3600,
+    },
+    Pair {
+        whole: DAYS,
+        part: MINUTES,
+        ratio: 1440,
+    },
+    Pair {
+        whole: WEEKS,
+        part: HOURS,
+        ratio: 168,
     },
     Pair {
         whole: DAYS,
@@ -343,12 +369,35 @@ const PAIRS: &[Pair] = &[
         ratio: 100,
     },
     Pair {
+        whole: YARDS,
+        part: FEET,
+        ratio: 3,
+    },
+    Pair {
+        whole: &["mile", "miles"],
+        part: YARDS,
+        ratio: 1760,
+    },
+    Pair {
+        whole: &["l", "liter", "liters", "litre", "litres", "litro", "litros", "升"],
+        part: &[
+            "ml",
+            "milliliter",
+            "milliliters",
+            "millilitre",
+            "millilitres",
+            "mililitros",
+            "毫升",
+        ],
+        ratio: 1000,
+    },
+    Pair {
         whole: &["gallon", "gallons"],
         part: &["quart", "quarts"],
         ratio: 4,
     },
     Pair {
-        whole: &["foot", "feet", "ft", "fuß", "pie", "pies", "pied", "pieds"],
+        whole: FEET,
         part: &["inch", "inches", "zoll", "pulgada", "pulgadas", "pouce", "pouces"],
         ratio: 12,
     },
@@ -357,6 +406,37 @@ const PAIRS: &[Pair] = &[
         part: &["ounce", "ounces", "oz"],
         ratio: 16,
     },
+];
+
+/// `and a half`, behind the name of a whole.
+const HALF: &[&str] = &[
+    "and a half",
+    "y media",
+    "y medio",
+    "et demie",
+    "et demi",
+    "und eine halbe",
+    "半",
+    "ครึ่ง",
+];
+
+/// Behind a quantity whose parts stand behind commas, what says no more of its last number than of all.
+const OF_ALL: &[&str] = &[
+    "in total",
+    "in all",
+    "total",
+    "altogether",
+    "long",
+    "tall",
+    "later",
+    "ago",
+    "more",
+    "left",
+    "old",
+    "en total",
+    "au total",
+    "insgesamt",
+    "lang",
 ];
 
 /// What may stand between the two besides `and`.
@@ -393,6 +473,13 @@ impl Parser<'_> {
         } else if term.from > 0 && self.reader.get(term.from - 1).is_some_and(is_currency) {
             named.push((&PAIRS[0], term.to));
         }
+        if let Some(half) = named
+            .iter()
+            .find_map(|(pair, to)| self.half(pair, *to))
+            .or_else(|| self.half_before_unit(unit))
+        {
+            return Some(half);
+        }
         let mut part = named.into_iter().find_map(|(pair, to)| self.part(pair, to))?;
         let mut rest = Rest {
             parts: 0,
@@ -406,6 +493,33 @@ impl Parser<'_> {
                 None => return Some(rest),
             }
         }
+    }
+
+    /// `and a half` behind the name of a whole.
+    fn half(&mut self, pair: &Pair, to: usize) -> Option<Rest> {
+        let at = self.gap(to);
+        let half = HALF.iter().find(|half| reads(&mut self.reader, half, at))?;
+        pair.ratio.is_multiple_of(2).then(|| Rest {
+            parts: pair.ratio / 2,
+            units: vec![pair.ratio, 1],
+            to: at + half.chars().count(),
+        })
+    }
+
+    /// `个半小时` behind a number.
+    fn half_before_unit(&mut self, at: usize) -> Option<Rest> {
+        let half = ["个半", "個半"]
+            .into_iter()
+            .find(|half| reads(&mut self.reader, half, at))?;
+        let name = Name::at(&mut self.reader, at + half.chars().count())?;
+        PAIRS.iter().filter(|pair| pair.whole == HOURS).find_map(|pair| {
+            let to = name.end_of(&mut self.reader, pair.whole)?;
+            Some(Rest {
+                parts: pair.ratio / 2,
+                units: vec![pair.ratio, 1],
+                to,
+            })
+        })
     }
 
     /// `and 15 seconds` behind minutes.
@@ -428,9 +542,17 @@ impl Parser<'_> {
             false => Name::at(&mut self.reader, unit)?.end_of(&mut self.reader, pair.part)?,
         };
         // `5 days, 8 hours a day` is a list, `5 days, 8 hours and 3 minutes` is none; `3分の1` a third.
-        let is_list = is_listed && self.goes_on(to) && self.finer_part(pair, to).is_none();
+        let is_list = is_listed && self.goes_on(to) && !self.is_of_all(to) && self.finer_part(pair, to).is_none();
         let is_one = n < pair.ratio && !is_list && !self.is_under_digits(to);
         is_one.then_some(Part { pair, n, to })
+    }
+
+    fn is_of_all(&mut self, to: usize) -> bool {
+        let at = self.gap(to);
+        OF_ALL.iter().any(|words| {
+            let end = at + words.chars().count();
+            reads(&mut self.reader, words, at) && !self.reader.get(end).is_some_and(char::is_alphanumeric)
+        })
     }
 
     /// `dola 72 na senti 50`: in Swahili units stand before their numbers.
@@ -441,20 +563,32 @@ impl Parser<'_> {
         let bound = term.from.saturating_sub(MOST_LEAD_IN);
         let end = self.back_over(term.from, bound, is_space);
         let from = self.back_over(end, bound, char::is_alphabetic);
-        let whole = self.text(from, end).to_lowercase();
-        let unit = self.after_link(term.to);
-        let (part, to) = word(&mut self.reader, unit);
+        let mut whole = self.text(from, end).to_lowercase();
+        let mut rest = Rest {
+            parts: 0,
+            units: vec![1],
+            to: term.to,
+        };
+        while let Some((part, name)) = self.part_behind_unit(&whole, rest.to) {
+            rest.add(&part)?;
+            whole = name;
+        }
+        (rest.units.len() > 1).then_some(rest)
+    }
+
+    /// `na senti 50`, and what its unit is called.
+    fn part_behind_unit(&mut self, whole: &str, to: usize) -> Option<(Part, String)> {
+        let comma = self.gap(to);
+        let is_listed = self.reader.get(comma) == Some(',');
+        let unit = self.after_link(comma + usize::from(is_listed));
+        let (name, to) = word(&mut self.reader, unit);
         let pair = PAIRS
             .iter()
-            .find(|pair| pair.whole.contains(&whole.as_str()) && pair.part.contains(&part.as_str()))?;
+            .find(|pair| pair.whole.contains(&whole) && pair.part.contains(&name.as_str()))?;
         let digits = self.spaces(to);
-        let end = self.digits(digits);
-        let parts: u64 = self.text(digits, end).parse().ok()?;
-        (parts < pair.ratio).then_some(Rest {
-            parts,
-            units: vec![pair.ratio, 1],
-            to: end,
-        })
+        let to = self.digits(digits);
+        let n: u64 = self.text(digits, to).parse().ok()?;
+        (n < pair.ratio).then_some((Part { pair, n, to }, name))
     }
 
     /// Over spaces, bold type, and a word that links.
@@ -470,8 +604,9 @@ impl Parser<'_> {
         self.gap(next)
     }
 
+    /// Over spaces, bold type, and the braces that LaTeX puts around words.
     fn gap(&mut self, at: usize) -> usize {
-        self.skip(at, |c| is_space(c) || c == '*')
+        self.skip(at, |c| is_space(c) || matches!(c, '*' | '{' | '}' | '~'))
     }
 
     /// Whether `の1` or `之一` follows: what looked like minutes is a denominator.

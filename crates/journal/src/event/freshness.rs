@@ -26,7 +26,8 @@ pub struct QuestionsCompared {
     /// The same problem in another language, in other words or with another answer: told, and not refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub near: Vec<Shared>,
-    /// The same question in two tasks of one part: told, and counted once where it is said how many there are.
+    /// The same question in two tasks of one part, or twice in one, which is then both of them: told, and counted once where it is
+    /// said how many there are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubled: Vec<Shared>,
 }
@@ -118,13 +119,12 @@ impl PartOfRun {
 
 impl Shared {
     fn in_words(&self) -> String {
-        format!(
-            "{} of the {} of {} are also in {}",
-            count(self.n as u64),
-            counted(self.second.n, "question"),
-            self.second.in_words(),
-            self.first.in_words()
-        )
+        let (n, of) = (count(self.n as u64), counted(self.second.n, "question"));
+        let second = self.second.in_words();
+        match self.first == self.second {
+            true => format!("{n} of the {of} of {second} are there a second time"),
+            false => format!("{n} of the {of} of {second} are also in {}", self.first.in_words()),
+        }
     }
 }
 
@@ -181,8 +181,8 @@ impl QuestionsCompared {
         });
         let doubled = (!self.doubled.is_empty()).then(|| {
             format!(
-                "two tasks ask the same questions, and their answers do not err independently, as standard errors and \
-                 p-values take them to: {}",
+                "some questions are asked more than once, and the answers to them do not err independently, as standard errors \
+                 and p-values take them to: {}",
                 all(&self.doubled)
             )
         });

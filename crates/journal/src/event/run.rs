@@ -692,6 +692,22 @@ impl Run {
         selected.or_else(|| self.best().map(|b| &b.candidate))
     }
 
+    /// A candidate's score by the last who asked before any test: the selection, where there was one; `None` of whom that has not
+    /// asked.
+    pub fn score_before_test(&self, candidate: &Candidate) -> Option<Score> {
+        match &self.selection {
+            None => Some(Score {
+                value: candidate.fitness,
+                stderr: candidate.stderr,
+                n: candidate.n,
+            }),
+            Some(selection) => {
+                let finalist = selection.finalists.iter().find(|f| f.id == candidate.id)?;
+                Some(finalist.fresh)
+            }
+        }
+    }
+
     /// All scored candidates of one origin, in order of arrival.
     pub fn of_origin(&self, origin: Origin) -> impl Iterator<Item = &Candidate> {
         self.scored

@@ -132,6 +132,12 @@ fn unsearched_name(id: &str) -> String {
 /// Who the winner is, as the beginning of a sentence.
 fn who(run: &Run, id: &str) -> String {
     match run.candidate(id).map(|c| &c.origin) {
+        Some(Origin::Mean) if optimizer_of(run, id) == GAUSSIAN_PROCESS => {
+            format!("{id}, from which the Gaussian process expects most,")
+        }
+        Some(Origin::Mean) if optimizer_of(run, id) == BY_LANGUAGE_MODEL => {
+            format!("{id}, the centre that the language model proposed,")
+        }
         Some(Origin::Mean) => format!("{id}, the centre of what the search had learnt,"),
         Some(Origin::Baseline) => format!("{id}, a merge that nobody searched for,"),
         Some(Origin::Random) => format!("{id}, a random draw,"),
@@ -208,16 +214,17 @@ pub fn told(run: &Run) -> Vec<String> {
         .collect()
 }
 
-/// The same of a run whose test was not read: who is missing, and what has changed.
+/// The same of a run whose test was not read: the front, who is missing, and what has changed.
 pub fn told_without_test(run: &Run) -> Vec<String> {
-    missing(run)
+    front(run)
         .into_iter()
+        .chain(missing(run))
         .chain(changes::sentence(&run.changes))
         .collect()
 }
 
 /// Most candidates of a front that are named.
-const MOST_NAMED: usize = 12;
+const MOST_NAMED: usize = 48;
 
 /// Who stands on the front of a search for several objectives: bred candidates that nobody beats on one axis without losing on
 /// another, on the search's questions.
@@ -253,10 +260,19 @@ pub fn front(run: &Run) -> Option<String> {
         0 => String::new(),
         n => format!(", and {n} more"),
     };
+    let asked = if run.is_scored_by_command() {
+        "as the search saw it"
+    } else {
+        "by the search's questions"
+    };
+    let makes_models = run.started.as_ref().is_none_or(|started| !started.models.is_empty());
+    let way = match makes_models {
+        true => "any of them can be exported by its id",
+        false => "their genes are in the journal, by these ids",
+    };
     (axes.len() > 1 && !named.is_empty()).then(|| {
         format!(
-            "The front, by the search's questions ({}): {}{more}. Nobody beats one of them on one of these without losing on another; \
-             any of them can be exported by its id.",
+            "The front, {asked} ({}): {}{more}. Nobody beats one of them on one of these without losing on another; {way}.",
             names.join(", "),
             named.join("; ")
         )
@@ -276,6 +292,14 @@ pub fn explained(run: &Run) -> Option<String> {
                 winner.id
             ),
             "the expected best",
+        ),
+        Origin::Mean if optimizer_of(run, &winner.id) == BY_LANGUAGE_MODEL => (
+            format!(
+                "'{}' is no average of models: it is the recipe that the language model proposed as the centre of the next \
+                 candidates.",
+                winner.id
+            ),
+            "the proposed centre",
         ),
         Origin::Mean => (
             format!(
@@ -426,6 +450,9 @@ fn missing(run: &Run) -> Option<String> {
 /// The optimizer whose mean is no centre of a distribution.
 const GAUSSIAN_PROCESS: &str = "gp";
 
+/// The optimizer whose mean somebody proposes.
+const BY_LANGUAGE_MODEL: &str = "evollm";
+
 /// The optimizer of the stage that a candidate belongs to.
 fn optimizer_of<'a>(run: &'a Run, id: &str) -> &'a str {
     let stage = run.scored(id).and_then(|s| run.stages.get(s.stage));
@@ -448,7 +475,7 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
         ),
         Origin::Random => format!("Its {genes} were drawn at random, one of {evals}"),
         Origin::WarmStart => format!("Its {genes} are of a recipe that the search of {evals} was begun with"),
-        Origin::Learned => format!("Its {genes} were learned by gradient, from texts"),
+        Origin::Learned => learned_from(run, candidate, &genes, optimizer, &evals),
         Origin::Search => format!("Its {genes} were found by {optimizer} in {evals}"),
         Origin::Guided => format!("Its {genes} are a language model's proposal, one of {evals} of {optimizer}"),
         Origin::Mean if optimizer == GAUSSIAN_PROCESS => {
@@ -459,6 +486,29 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
             let stage = if of_stage == run.evals { "" } else { " of its stage" };
             let evals = counted(of_stage as usize, "evaluation");
             format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}{stage}")
+        }
+    }
+}
+
+/// What gradients have moved, and what somebody else had found before.
+fn learned_from(run: &Run, candidate: &Candidate, genes: &str, optimizer: &str, evals: &str) -> String {
+    let of = |id: &str| run.learned.iter().rev().find(|learned| learned.id == id);
+    let mut first = candidate.id.as_str();
+    while let Some(learned) = of(first) {
+        first = &learned.from;
+    }
+    let was_bred = run
+        .candidate(first)
+        .is_some_and(|c| c.origin != Origin::Parent && counts(&c.origin));
+    let was_moved = of(&candidate.id).is_none_or(|learned| learned.best_step > 0);
+    match (was_bred, was_moved) {
+        (true, _) => format!(
+            "Its {genes} are those of {first}, which {optimizer} bred in {evals}; weights and scales among them were then moved by \
+             gradient, by texts"
+        ),
+        (false, true) => format!("Its {genes} were learned by gradient, from texts"),
+        (false, false) => {
+            format!("Its {genes} are those of {first}: no step of learning made the held-back texts likelier")
         }
     }
 }

@@ -45,6 +45,12 @@ pub enum Error {
     /// A new run was asked for where something else has the name.
     #[error("{} is a file, or a link to nothing, and a run is a directory; name another --run directory", dir.display())]
     NoDirectory { dir: PathBuf },
+    /// What a run writes would go elsewhere.
+    #[error(
+        "{} is a link, and what a run writes stays in its directory; put the file itself in its place, or remove the link",
+        path.display()
+    )]
+    Link { path: PathBuf },
     /// A run was asked for where none is.
     #[error("{} holds no run: there is no journal.jsonl in it", dir.display())]
     NoRun { dir: PathBuf },

@@ -255,6 +255,7 @@ impl RunDir {
     /// # Errors
     /// Another process has it.
     pub fn lock(&self, holder: &Holder) -> Result<RunLock, Error> {
+        self.refuse_links()?;
         let path = self.lock_file();
         let open = |path: &Path| {
             let mut options = File::options();
@@ -275,6 +276,30 @@ impl RunDir {
         // Those who look hold it for an instant; nobody else writes, so this waits for nothing longer.
         journal.lock().map_err(Error::io(&path))?;
         Ok(RunLock { lock, journal })
+    }
+
+    /// Refuses a directory of which a file is somebody else's, who would lose it to what a run writes there.
+    fn refuse_links(&self) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.0).map_err(Error::io(&self.0))? {
+            let path = entry.map_err(Error::io(&self.0))?.path();
+            if path.is_symlink() {
+                return Err(Error::Link { path });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directory of reports, which is no link to another.
+    ///
+    /// # Errors
+    /// It is, or cannot be made.
+    pub fn make_report(&self) -> Result<PathBuf, Error> {
+        let path = self.report();
+        if path.is_symlink() {
+            return Err(Error::Link { path });
+        }
+        fs::create_dir_all(&path).map_err(Error::io(&path))?;
+        Ok(path)
     }
 
     fn busy(&self) -> Error {
@@ -364,6 +389,27 @@ mod tests {
     }
 
     /// `watch` took the lock five times a second to see whether it was free; a `resume` at that instant was turned away.
+    /// `resume` of somebody's run directory, in which `lock` was a link to a file of one's own, wrote over that file.
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, lock) = RunDir::create(&tmp.path().join("run"), &holder()).unwrap();
+        drop(lock);
+        let precious = tmp.path().join("precious");
+        for name in ["lock", "journal.jsonl", "engine.log", "cache.sled"] {
+            fs::write(&precious, "mine").unwrap();
+            let link = dir.path().join(name);
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(&precious, &link).unwrap();
+            let message = dir.lock(&holder()).unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("is a link"), "{message}");
+            assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
+            fs::remove_file(&link).unwrap();
+        }
+        std::os::unix::fs::symlink(tmp.path(), dir.report()).unwrap();
+        assert!(matches!(dir.make_report(), Err(Error::Link { .. })));
+    }
+
     #[test]
     fn looking_takes_nothing_from_a_writer() {
         let tmp = tempfile::tempdir().unwrap();
