@@ -65,6 +65,11 @@ pub fn eval(args: EvalArgs) -> Outcome {
     if args.limit == Some(0) {
         return Err(anyhow::anyhow!("--limit 0 asks nothing; leave it out to ask all").into());
     }
+    for (flag, n) in [("--samples", args.samples), ("--max-new-tokens", args.max_new_tokens)] {
+        if n == Some(0) {
+            return Err(anyhow::anyhow!("{flag} 0 leaves no answer; it is at least 1").into());
+        }
+    }
     for name in &args.tasks {
         for (name, lang) in eval::expand(name, args.lang.as_deref())? {
             let options = TaskOptions {

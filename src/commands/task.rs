@@ -42,7 +42,7 @@ What is the capital of Chile?,Santiago
 fn new(args: &TaskNewArgs) -> Outcome {
     for name in &args.names {
         let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || !name.chars().all(is_plain) {
+        if !name.starts_with(char::is_alphanumeric) || !name.chars().all(is_plain) {
             return Err(anyhow!("'{name}' is no name of a task; write letters, digits, - and _").into());
         }
         let file = PathBuf::from(format!("{name}.yaml"));

@@ -7,7 +7,7 @@ use crate::event::freshness::Freshness;
 use crate::event::run::Run;
 use crate::event::verdict::{flips, forgotten, provenance as provenance_of, told, told_without_test, verdict};
 use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name};
-use crate::event::{Candidate, Comparison, Origin, Score, TaskScore, TestReading, TestScore};
+use crate::event::{Candidate, Comparison, Origin, TaskScore, TestReading, TestScore};
 
 /// What a card is made of.
 pub struct Card<'a> {
@@ -365,13 +365,8 @@ fn untested(card: &Card) -> String {
             } else {
                 "On the questions that the search chose by"
             };
-            let of_search = |c: &Candidate| Score {
-                value: c.fitness,
-                stderr: c.stderr,
-                n: c.n,
-            };
             let out = format!("{asked}, {}{}.", unit.full(c.fitness, c.stderr), n(c.n));
-            (out, card.run.best_parent().map(of_search))
+            (out, card.run.best_parent().map(Candidate::search_score))
         }
     };
     if let Some((parent, score)) = card.run.best_parent().filter(|p| p.id != c.id).zip(of_parent) {

@@ -12,7 +12,7 @@ use crate::event::words::{
     MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, shell_word,
     short_duration, tags, task_name, task_of, worker_words,
 };
-use crate::event::{HeldOutTask, Learned, Level, Origin, Score, Task, TestReading};
+use crate::event::{HeldOutTask, Learned, Level, Origin, Task, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -225,12 +225,7 @@ fn of_search(run: &Run) -> Vec<String> {
     let Some(best) = run.winner() else {
         return vec!["No child has been scored yet, so there is nothing to tell.".into()];
     };
-    let searched = Score {
-        value: best.fitness,
-        stderr: best.stderr,
-        n: best.n,
-    };
-    let own = run.score_before_test(best).unwrap_or(searched);
+    let own = run.score_before_test(best).unwrap_or(best.search_score());
     let mut sentences = vec![format!(
         "The best {} is {} with {}.",
         match (run.state == State::Done, best.origin == Origin::Baseline) {

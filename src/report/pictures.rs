@@ -431,11 +431,7 @@ fn contestants(run: &Run) -> Vec<Contestant<'_>> {
 }
 
 fn of_search(c: &Candidate) -> Contestant<'_> {
-    let score = Score {
-        value: c.fitness,
-        stderr: c.stderr,
-        n: c.n,
-    };
+    let score = c.search_score();
     Contestant {
         id: &c.id,
         origin: c.origin.clone(),

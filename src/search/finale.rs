@@ -64,11 +64,7 @@ impl Run<'_, '_> {
             let finalist = Finalist {
                 id: candidate.id.clone(),
                 origin: candidate.origin.clone(),
-                search: crate::event::Score {
-                    value: candidate.fitness,
-                    stderr: candidate.stderr,
-                    n: candidate.n,
-                },
+                search: candidate.search_score(),
                 fresh,
                 tasks,
             };

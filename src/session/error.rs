@@ -79,7 +79,7 @@ pub enum Error {
     #[error("{reason}")]
     Overlap { reason: String },
     #[error(
-        "models.{name}: '{name}' is what one of the search's own merges is called, so nobody could tell them apart in a table. Give the model another name"
+        "'{name}' is what one of the search's own merges is called, so nobody could tell them apart in a table. Give the model another name"
     )]
     TakenName { name: String },
 

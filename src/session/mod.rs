@@ -266,7 +266,7 @@ impl Session {
         if self.space.models.is_empty() {
             return Ok(());
         }
-        self.refuse_taken_names()?;
+        self.refuse_taken_names().map_err(Error::placed(&self.space.places))?;
         let layers = shape(&self.space, &self.parents)?.layers;
         let contradictions = self.space.contradictions(layers).map_err(Error::from);
         contradictions.map_err(Error::placed(&self.space.places))
@@ -285,7 +285,9 @@ impl Session {
         let mut models = self.space.models.iter().map(|(name, _)| name);
         let of_model = models.find(is_taken);
         match of_model {
-            Some(name) => Err(Error::TakenName { name: name.clone() }),
+            Some(name) => Err(Error::at(format!("models.{name}"))(Error::TakenName {
+                name: name.clone(),
+            })),
             None => Ok(()),
         }
     }

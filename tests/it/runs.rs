@@ -271,6 +271,33 @@ fn a_run_of_a_command_says_why_it_failed_and_what_it_asks_twice() {
     }
 }
 
+/// A command's final asked the winner again, and all but the terminal went on telling what the search had said of it.
+#[test]
+fn what_a_commands_final_says_is_said_everywhere() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (file, run) = (tmp.path().join("space.yaml"), tmp.path().join("run"));
+    let program = r#"while read -r l; do id=${l#*\"id\":\"}; id=${id%%\"*}; case $l in *\"split\":\"search\"*) f=7;; *) f=2;; esac; echo "{\"id\":\"$id\",\"scores\":{\"f\":$f}}"; done"#;
+    let text = format!(
+        "name: lucky\ngenes: {{x: [0, 1]}}\nfitness: {{command: [sh, -c, '{program}'], weights: {{f: 1}}}}\nsearch: {{evals: 4}}\nfinal: \
+         {{finalists: 2}}\n"
+    );
+    fs::write(&file, text).unwrap();
+    good(&["search", &arg(&file), "--run", &arg(&run), "--headless"]);
+    let told = good(&["status", &arg(&run)]);
+    assert!(told.contains("7 in the search, 2 in the final"), "{told}");
+    let json: serde_json::Value = serde_json::from_str(&good(&["status", &arg(&run), "--json"])).unwrap();
+    assert_eq!(
+        (&json["best"]["fitness"], &json["best"]["selection"]["value"]),
+        (&7.0.into(), &2.0.into())
+    );
+    good(&["report", &arg(&run)]);
+    let page = fs::read_to_string(run.join("report/report.html")).unwrap();
+    assert!(
+        page.contains("with 2.000") && page.contains("in the search it had 7.000"),
+        "{page}"
+    );
+}
+
 /// Every run asked its parents, its unsearched merges and whoever it had met before the same questions again.
 #[test]
 fn a_second_run_asks_nothing_that_the_first_has_answered() {

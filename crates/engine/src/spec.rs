@@ -374,7 +374,12 @@ impl DecoderSpec {
                 [_, Some(_), ..] => NormPlace::Sandwich,
                 _ => NormPlace::Pre,
             },
-            norm_eps: c.number_or("rms_norm_eps", family.norm_eps)? as f32,
+            norm_eps: match c.number_or("rms_norm_eps", family.norm_eps)? {
+                eps if eps < 0.0 => {
+                    return Err(c.error("rms_norm_eps", format!("expected no negative number, got {eps}")));
+                }
+                eps => eps as f32,
+            },
             norm_plus_one: family.norm_plus_one,
             activation: c.activation(family)?,
             attention_scale: numbers.attention as f32,
@@ -1161,6 +1166,10 @@ impl<'a> Config<'a> {
         // A size of 2^32 and more is a damaged file; refusing it here keeps every product below in range.
         match value.as_u64().filter(|n| (1..1 << 32).contains(n)) {
             Some(n) => Ok(Some(n as usize)),
+            None if value.as_u64().is_some_and(|n| n > 0) => Err(self.error(
+                field,
+                format!("{value} is more than {}, and so is no model's", u32::MAX),
+            )),
             None => Err(self.error(field, format!("expected a positive whole number, got {value}"))),
         }
     }
@@ -1465,6 +1474,11 @@ mod tests {
             (json!({"rope_parameters": {"rope_type": "linear"}}), "factor"),
             (json!({"rope_theta": -1.0}), "rope_theta"),
             (json!({"rms_norm_eps": "small"}), "rms_norm_eps"),
+            (json!({"rms_norm_eps": -1}), "rms_norm_eps"),
+            (
+                json!({"max_position_embeddings": 1_000_000_000_000_u64}),
+                "is more than 4294967295",
+            ),
             (json!({"tie_word_embeddings": "yes"}), "tie_word_embeddings"),
             (
                 json!({"model_type": "gemma2", "layer_types": ["full_attention"]}),

@@ -1344,6 +1344,32 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
     }
 }
 
+/// One for each way in which norms, heads and activations differ; [`every_family_and_rope_scaling_agrees_with_transformers`] asks all.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU, or tests/emulator"]
+fn on_a_gpu_families_of_all_kinds_agree_with_transformers() {
+    let small = Small::open();
+    let ids = &small.ids("ids")[..24];
+    for name in [
+        "olmo",
+        "stablelm_qk_norm",
+        "phi_qk_norm",
+        "cohere_qk_norm",
+        "hunyuan",
+        "apertus",
+        "phimoe",
+        "gpt2_odd",
+    ] {
+        let mut decoder = decoder(&small.configs[name], DType::F32, Device::Cuda(0));
+        let vocab = decoder.spec().vocab;
+        let got = logits(&mut decoder, &[ids], 41).remove(0);
+        let expected = small.floats(&format!("{name}.short_logits"));
+        let error = relative_error(&got[(ids.len() - 8) * vocab..], &expected);
+        assert!(error <= 2e-5, "{name}: {error}");
+    }
+}
+
 /// Steps of one shape are recorded once and then replayed, also with other weights and where tokens go to other experts; a change of
 /// the path or of a buffer's place makes new recordings.
 #[cfg(feature = "cuda")]

@@ -651,6 +651,17 @@ pub struct Candidate {
     pub evaluation_ms: u64,
 }
 
+impl Candidate {
+    /// Its fitness on the search questions, with its error.
+    pub fn search_score(&self) -> Score {
+        Score {
+            value: self.fitness,
+            stderr: self.stderr,
+            n: self.n,
+        }
+    }
+}
+
 /// How a generation went, and what the optimizer made of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {

@@ -462,11 +462,6 @@ impl Rehearsal {
             },
         );
         let run = super::run::Run::from_records(&self.records);
-        let search_score = |c: &Candidate| Score {
-            value: c.fitness,
-            stderr: c.stderr,
-            n: c.n,
-        };
         let mut finalists: Vec<Finalist> = run
             .ranking()
             .iter()
@@ -482,7 +477,7 @@ impl Rehearsal {
                 Finalist {
                     id: c.id.clone(),
                     origin: c.origin.clone(),
-                    search: search_score(c),
+                    search: c.search_score(),
                     fresh: Score {
                         value,
                         stderr: (value * (1.0 - value) / 400.0).sqrt(),

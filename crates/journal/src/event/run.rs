@@ -696,11 +696,7 @@ impl Run {
     /// asked.
     pub fn score_before_test(&self, candidate: &Candidate) -> Option<Score> {
         match &self.selection {
-            None => Some(Score {
-                value: candidate.fitness,
-                stderr: candidate.stderr,
-                n: candidate.n,
-            }),
+            None => Some(candidate.search_score()),
             Some(selection) => {
                 let finalist = selection.finalists.iter().find(|f| f.id == candidate.id)?;
                 Some(finalist.fresh)
