@@ -100,10 +100,31 @@ pub enum Wish {
 /// # Errors
 /// The directory cannot be written to.
 pub fn wish(dir: &RunDir, wish: Wish) -> Result<(), Error> {
-    let (file, done) = match wish {
-        Wish::Stop => (dir.stop_request(), fs::write(dir.stop_request(), "")),
-        Wish::Pause => (dir.pause_request(), fs::write(dir.pause_request(), "")),
-        Wish::GoOn => (dir.pause_request(), fs::remove_file(dir.pause_request())),
-    };
-    done.map_err(Error::io(file))
+    // Replaced, and not opened: a link of that name may lead to a file of somebody's.
+    match wish {
+        Wish::Stop => Ok(dir.show(&dir.stop_request(), "")?),
+        Wish::Pause => Ok(dir.show(&dir.pause_request(), "")?),
+        Wish::GoOn => fs::remove_file(dir.pause_request()).map_err(Error::io(dir.pause_request())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::holder;
+
+    /// A run directory of somebody else's may hold a link where a wish is left.
+    #[test]
+    fn a_wish_is_not_written_through_a_link() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, _lock) = RunDir::create(&tmp.path().join("run"), &holder()).unwrap();
+        let precious = tmp.path().join("precious");
+        fs::write(&precious, "mine").unwrap();
+        for (name, of) in [(dir.stop_request(), Wish::Stop), (dir.pause_request(), Wish::Pause)] {
+            std::os::unix::fs::symlink(&precious, &name).unwrap();
+            wish(&dir, of).unwrap();
+            assert!(name.exists() && !name.is_symlink(), "{of:?}");
+        }
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
+    }
 }

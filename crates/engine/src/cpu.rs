@@ -82,10 +82,7 @@ impl Arithmetic for Cpu {
     }
 
     fn norm_of(_: &Isa, kind: NormKind, len: usize) -> Result<Norm, Error> {
-        let (has_weight, has_bias) = match kind {
-            NormKind::Rms | NormKind::RmsAsStored => (true, false),
-            NormKind::Layer { weight, bias } => (weight, bias),
-        };
+        let (has_weight, has_bias) = kind.learns();
         Ok(Norm {
             kind,
             weight: vec![if has_weight { 0.0 } else { 1.0 }; len],

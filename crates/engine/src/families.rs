@@ -323,6 +323,16 @@ pub enum NormKind {
     },
 }
 
+impl NormKind {
+    /// Whether it has learned weights, and a learned bias.
+    pub(super) fn learns(self) -> (bool, bool) {
+        match self {
+            NormKind::Rms | NormKind::RmsAsStored => (true, false),
+            NormKind::Layer { weight, bias } => (weight, bias),
+        }
+    }
+}
+
 /// How a family's heads rotate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rope {

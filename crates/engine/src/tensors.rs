@@ -655,10 +655,7 @@ impl<'s> List<'s> {
 
     /// A norm of the stream.
     fn norm(&mut self, name: &str, slot: Slot) {
-        let (weight, bias) = match self.spec.norm {
-            NormKind::Rms | NormKind::RmsAsStored => (true, false),
-            NormKind::Layer { weight, bias } => (weight, bias),
-        };
+        let (weight, bias) = self.spec.norm.learns();
         for (there, kind, is_bias) in [(weight, "weight", false), (bias, "bias", true)] {
             if there {
                 self.add(format!("{name}.{kind}"), vec![self.spec.hidden], slot, is_bias);

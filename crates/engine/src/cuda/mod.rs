@@ -426,10 +426,7 @@ impl Arithmetic for Cuda {
     }
 
     fn norm_of(gpu: &Arc<Gpu>, kind: NormKind, len: usize) -> Result<Norm, Error> {
-        let (has_weight, has_bias) = match kind {
-            NormKind::Rms | NormKind::RmsAsStored => (true, false),
-            NormKind::Layer { weight, bias } => (weight, bias),
-        };
+        let (has_weight, has_bias) = kind.learns();
         let mut weight = Self::numbers(gpu, len)?;
         if !has_weight {
             Self::set_numbers(gpu, &mut weight, &vec![1.0; len])?;

@@ -6,7 +6,7 @@
 use super::{
     MOST_LEAD_IN, Parser, Term, Value, is_currency, is_space,
     reader::Reader,
-    words::{Words, reads, word},
+    words::{self, Words, reads, word},
 };
 
 /// A unit, its part, and how many of the parts make one.
@@ -408,17 +408,8 @@ const PAIRS: &[Pair] = &[
     },
 ];
 
-/// `and a half`, behind the name of a whole.
-const HALF: &[&str] = &[
-    "and a half",
-    "y media",
-    "y medio",
-    "et demie",
-    "et demi",
-    "und eine halbe",
-    "半",
-    "ครึ่ง",
-];
+/// A half, glued to the name of a whole; what is set off by a space is [`words::part`]'s.
+const GLUED_HALVES: [&str; 2] = ["半", "ครึ่ง"];
 
 /// Behind a quantity whose parts stand behind commas, what says no more of its last number than of all.
 const OF_ALL: &[&str] = &[
@@ -497,12 +488,15 @@ impl Parser<'_> {
 
     /// `and a half` behind the name of a whole.
     fn half(&mut self, pair: &Pair, to: usize) -> Option<Rest> {
-        let at = self.gap(to);
-        let half = HALF.iter().find(|half| reads(&mut self.reader, half, at))?;
-        pair.ratio.is_multiple_of(2).then(|| Rest {
-            parts: pair.ratio / 2,
+        let mut glued = GLUED_HALVES.into_iter();
+        let (n, d, to) = words::part(&mut self.reader, to).or_else(|| {
+            let half = glued.find(|half| reads(&mut self.reader, half, to))?;
+            Some((1, 2, to + half.chars().count()))
+        })?;
+        (pair.ratio * n).is_multiple_of(d).then(|| Rest {
+            parts: pair.ratio * n / d,
             units: vec![pair.ratio, 1],
-            to: at + half.chars().count(),
+            to,
         })
     }
 

@@ -419,6 +419,7 @@ const PARTS: &[(&str, u64, u64)] = &[
     ("y media", 1, 2),
     ("et demie", 1, 2),
     ("et demi", 1, 2),
+    ("und eine halbe", 1, 2),
     ("с половиной", 1, 2),
     ("na nusu", 1, 2),
 ];

@@ -493,10 +493,10 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
 /// What gradients have moved, and what somebody else had found before.
 fn learned_from(run: &Run, candidate: &Candidate, genes: &str, optimizer: &str, evals: &str) -> String {
     let of = |id: &str| run.learned.iter().rev().find(|learned| learned.id == id);
-    let mut first = candidate.id.as_str();
-    while let Some(learned) = of(first) {
-        first = &learned.from;
-    }
+    // As many rounds as there were: a journal that somebody wrote may go round in a circle.
+    let first = run.learned.iter().fold(candidate.id.as_str(), |id, _| {
+        of(id).map_or(id, |learned| &learned.from)
+    });
     let was_bred = run
         .candidate(first)
         .is_some_and(|c| c.origin != Origin::Parent && counts(&c.origin));
@@ -566,7 +566,7 @@ pub fn flips(reading: &TestReading) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Record, rehearsal};
+    use crate::event::{Event, Learned, Record, rehearsal};
 
     /// The night with another winner.
     fn won_by(id: &str) -> Vec<Record> {
@@ -593,6 +593,25 @@ mod tests {
             "{made}"
         );
         assert_eq!(luck(&run), None);
+    }
+
+    /// A journal that somebody wrote may say that a point was learned from itself.
+    #[test]
+    fn what_was_learned_in_a_circle_has_an_end() {
+        let mut run = Run::from_records(&rehearsal::journal());
+        for (id, from) in [("learned-1", "learned-2"), ("learned-2", "learned-1")] {
+            run.learned.push(Learned {
+                id: id.into(),
+                from: from.into(),
+                ..Learned::default()
+            });
+        }
+        let candidate = Candidate {
+            id: "learned-1".into(),
+            origin: Origin::Learned,
+            ..run.scored[0].candidate.clone()
+        };
+        assert!(provenance(&run, &candidate).contains("no step of learning"));
     }
 
     /// A search for several objectives ended with a front that stood nowhere but in a picture.

@@ -281,10 +281,7 @@ impl RunDir {
     /// Refuses a directory of which a file is somebody else's, who would lose it to what a run writes there.
     fn refuse_links(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.0).map_err(Error::io(&self.0))? {
-            let path = entry.map_err(Error::io(&self.0))?.path();
-            if path.is_symlink() {
-                return Err(Error::Link { path });
-            }
+            refuse_link(&entry.map_err(Error::io(&self.0))?.path())?;
         }
         Ok(())
     }
@@ -295,9 +292,7 @@ impl RunDir {
     /// It is, or cannot be made.
     pub fn make_report(&self) -> Result<PathBuf, Error> {
         let path = self.report();
-        if path.is_symlink() {
-            return Err(Error::Link { path });
-        }
+        refuse_link(&path)?;
         fs::create_dir_all(&path).map_err(Error::io(&path))?;
         Ok(path)
     }
@@ -352,6 +347,13 @@ impl RunDir {
     }
 }
 
+fn refuse_link(path: &Path) -> Result<(), Error> {
+    match path.is_symlink() {
+        true => Err(Error::Link { path: path.into() }),
+        false => Ok(()),
+    }
+}
+
 /// Some process that holds a run.
 #[cfg(any(test, feature = "testing"))]
 pub fn holder() -> Holder {
@@ -388,7 +390,6 @@ mod tests {
         drop(inherited);
     }
 
-    /// `watch` took the lock five times a second to see whether it was free; a `resume` at that instant was turned away.
     /// `resume` of somebody's run directory, in which `lock` was a link to a file of one's own, wrote over that file.
     #[test]
     fn nothing_is_written_through_a_link() {
@@ -410,6 +411,7 @@ mod tests {
         assert!(matches!(dir.make_report(), Err(Error::Link { .. })));
     }
 
+    /// `watch` took the lock five times a second to see whether it was free; a `resume` at that instant was turned away.
     #[test]
     fn looking_takes_nothing_from_a_writer() {
         let tmp = tempfile::tempdir().unwrap();
