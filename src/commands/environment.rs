@@ -182,6 +182,11 @@ pub fn peak_bytes() -> Option<u64> {
     kib_of("/proc/self/status", "VmHWM:")
 }
 
+/// Has [`peak_bytes`] begin anew from what is in RAM now; false where the system cannot.
+pub fn forget_peak() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
 /// Memory that can still be had without swapping; `None` where the system does not say.
 pub fn available_bytes() -> Option<u64> {
     kib_of("/proc/meminfo", "MemAvailable:")

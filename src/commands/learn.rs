@@ -78,6 +78,7 @@ pub fn learn(args: LearnArgs) -> Outcome {
     let (variables, start) = variables::of_recipe(&recipe);
     let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point));
     let mut course = Course {
+        parts: None,
         resident: Resident::new(&opened.parents, &recipe.models()),
         decode: &decode,
         start: start.clone(),

@@ -10,6 +10,7 @@
 //! What a model minds most, weight by weight, is [`fisher`]'s; what its linear maps read, [`grams`]', and behind
 //! merged layers, [`regmean_plus`]'.
 
+pub mod apart;
 pub mod fisher;
 pub mod grams;
 pub mod regmean_plus;
@@ -26,7 +27,7 @@ use crate::{
     recipe::Recipe,
 };
 use variables::Chain;
-pub use variables::Variable;
+pub use {apart::Parts, variables::Variable};
 
 /// What can keep a recipe from being learned.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +135,8 @@ pub struct Course<'a> {
     pub start: Vec<f64>,
     /// One for each number of a point.
     pub variables: Vec<Variable>,
+    /// Their parts, where it is to be told which of them should not move as one.
+    pub parts: Option<Parts<'a>>,
     /// Texts of one question have one number in `groups`: they are taught together, or held back together.
     pub texts: Vec<Text>,
     pub groups: Vec<usize>,
@@ -163,6 +166,9 @@ pub struct Learned {
     pub steps: (usize, usize),
     /// The mean squared gradient of each variable; 0 of what cannot be learned.
     pub steepness: Vec<f64>,
+    /// How likely luck alone would pull the parts of each variable so far apart; `None` where that cannot be told, empty without
+    /// [`Course::parts`].
+    pub apart: Vec<Option<f64>>,
     /// Tokens that were read, forward and backward, and forward only.
     pub tokens: (u64, u64),
 }
@@ -186,10 +192,10 @@ impl Course<'_> {
     /// Nothing that can be learned, too few texts, a merge or a model that refuses, a loss that is not finite.
     pub fn learn(&self, see: &mut dyn FnMut(&Step) -> bool) -> Result<Learned, Error> {
         let (taught, held_back) = self.divide()?;
-        let chain = Chain::new(self.resident.source(), self.decode, &self.start, &self.variables)?;
+        let mut gears = Gears::new(self)?;
         let mut child = Child::new(self, &(self.decode)(&self.start))?;
         let mut point = self.start.clone();
-        let rates = self.variables.iter().zip(chain.moves());
+        let rates = self.variables.iter().zip(gears.moves());
         let rate = |(variable, moves): (&Variable, bool)| {
             if moves {
                 variable.width() * self.settings.rate()
@@ -210,7 +216,8 @@ impl Course<'_> {
         let mut made = 0;
         for step in 1..=self.settings.steps {
             let texts: Vec<Text> = order.next(batch).map(|i| taught[i].clone()).collect();
-            let (losses, gradient) = child.gradient(&texts, &chain)?;
+            let (losses, slopes) = child.gradient(&texts, &gears.chain)?;
+            let gradient = gears.joined(slopes);
             let loss = of_right(&losses, &texts);
             if !loss.is_finite() {
                 return Err(Error::NotFinite { step, loss });
@@ -260,6 +267,7 @@ impl Course<'_> {
             texts: (taught.len(), held_back.len()),
             steps: (best_step, made),
             steepness: adam.second_moments(),
+            apart: gears.apart(taught.len() as f64 / batch as f64),
             tokens: child.tokens,
             point,
         })
@@ -322,6 +330,64 @@ impl Course<'_> {
         let (held_back, taught): (Vec<_>, Vec<_>) = pairs.partition(|(_, group)| kept.contains(group));
         let only_texts = |pairs: Vec<(Text, &usize)>| pairs.into_iter().map(|(text, _)| text).collect();
         Ok((only_texts(taught), only_texts(held_back)))
+    }
+}
+
+/// What turns the variables: the derivatives of their parts, or their own where they have none.
+struct Gears<'c> {
+    chain: Chain,
+    parts: Option<&'c Parts<'c>>,
+    slopes: apart::Slopes,
+    variables: usize,
+}
+
+impl<'c> Gears<'c> {
+    fn new(course: &'c Course<'_>) -> Result<Self, Error> {
+        let (source, parts) = (course.resident.source(), course.parts.as_ref());
+        Ok(Gears {
+            chain: match parts {
+                Some(parts) => Chain::new(source, parts.decode, &parts.expand(&course.start), &parts.variables)?,
+                None => Chain::new(source, course.decode, &course.start, &course.variables)?,
+            },
+            parts,
+            slopes: apart::Slopes::default(),
+            variables: course.variables.len(),
+        })
+    }
+
+    /// Which variables move at all.
+    fn moves(&self) -> Vec<bool> {
+        let moving: Vec<bool> = self.chain.moves().collect();
+        match self.parts {
+            Some(parts) => (0..self.variables)
+                .map(|variable| {
+                    parts
+                        .of
+                        .iter()
+                        .zip(&moving)
+                        .any(|(&of, moves)| of == variable && *moves)
+                })
+                .collect(),
+            None => moving,
+        }
+    }
+
+    /// The derivative with respect to each variable: that of all its parts.
+    fn joined(&mut self, slopes: Vec<f64>) -> Vec<f64> {
+        let Some(parts) = self.parts else { return slopes };
+        let mut joined = vec![0.0; self.variables];
+        parts
+            .of
+            .iter()
+            .zip(&slopes)
+            .for_each(|(&of, slope)| joined[of] += slope);
+        self.slopes.add(slopes);
+        joined
+    }
+
+    fn apart(&self, batches: f64) -> Vec<Option<f64>> {
+        let of_parts = |parts: &&Parts<'_>| self.slopes.apart(&parts.of, self.variables, batches);
+        self.parts.as_ref().map_or_else(Vec::new, of_parts)
     }
 }
 

@@ -545,9 +545,31 @@ fn learning(run: &Run) -> String {
             round.taught[1],
         )
     };
-    let sentences = run.learned.iter().map(sentence).chain(sensitivity(run));
+    let told_apart = run.learned.iter().filter_map(|round| apart(run, round));
+    let sentences = run
+        .learned
+        .iter()
+        .map(sentence)
+        .chain(told_apart)
+        .chain(sensitivity(run));
     let items = sentences.map(|sentence| format!("<li>{}</li>", escape(&sentence)));
     format!("<ul>{}</ul>\n", items.collect::<String>())
+}
+
+/// Which genes a round's slopes would rather split.
+fn apart(run: &Run, round: &Learned) -> Option<String> {
+    let scored = run.scored.iter().find(|scored| scored.candidate.id == round.id)?;
+    let told = run.genes_of(scored).iter().zip(&round.apart);
+    let told: Vec<String> = told
+        .filter_map(|(gene, luck)| luck.map(|luck| format!("{gene} (p = {luck:.2})")))
+        .collect();
+    (!told.is_empty()).then(|| {
+        format!(
+            "How likely luck alone would pull the parts of a gene as far apart as they pulled in {}: {}.",
+            round.id,
+            told.join(", ")
+        )
+    })
 }
 
 /// Which genes the last round found the texts' loss to depend on most, and least.

@@ -442,7 +442,7 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// The first prompts of the search, as tokens; those of one token only are left out.
-    fn first_prompts(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, Unscored> {
+    pub(super) fn first_prompts(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, Unscored> {
         let mut prompts = Vec::new();
         for (index, fitness_task) in self.resources.tasks.iter().enumerate() {
             let asked = self.questions.get(&(index, fitness_task.split.name().to_string()));
@@ -514,7 +514,7 @@ impl<'a> MergeEvaluator<'a> {
         }
     }
 
-    fn loaded_tokenizer(&self) -> Result<&Tokenizer, Unscored> {
+    pub(super) fn loaded_tokenizer(&self) -> Result<&Tokenizer, Unscored> {
         let tokenizer = match (&self.elsewhere, &self.engine) {
             (Some(elsewhere), _) => Decodes::tokenizer(elsewhere),
             (None, Some(engine)) => Some(&**engine.tokenizer()),

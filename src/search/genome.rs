@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::{
     optim::{self, Genotype},
     recipe::Recipe,
-    space::{Codec, Error, GeneSpec, Stage, Start, effects},
+    space::{Codec, Error, GeneSpec, SIGNIFICANT, Stage, Start, effects},
 };
 
 /// Part of a budget that the parameter space of `ps_then_dfs` has.
@@ -95,13 +95,31 @@ impl Genome {
         }
     }
 
-    /// The genome that tells more apart, and what is known of where to search it: genes are split that have shown an
-    /// effect on the fitness of `points`. `None` of a genome that is not narrow.
-    pub(super) fn wider(&self, points: &[(&[f64], f64)], known: &Start) -> Option<(Self, Start)> {
+    /// The genome that tells more apart, and what is known of where to search it: genes are split whose parts are told to pull
+    /// `apart` by the gradient, and of those that it says nothing of the ones that have shown an effect on the fitness of `points`.
+    /// `None` of a genome that is not narrow.
+    pub(super) fn wider(
+        &self,
+        points: &[(&[f64], f64)],
+        apart: &[Option<f64>],
+        known: &Start,
+    ) -> Option<(Self, Start)> {
         let Self::Merge(codec) = self else { return None };
-        let wider = codec.widened(&effects(points))?;
+        let mut split = effects(points);
+        for (split, luck) in split.iter_mut().zip(apart) {
+            *split = luck.map_or(*split, |luck| luck < SIGNIFICANT);
+        }
+        let wider = codec.widened(&split)?;
         let start = wider.carry(codec, known);
         Some((Self::Merge(wider), start))
+    }
+
+    /// The genome of the next stage with everything split, and the place of the gene that each of its genes is a part of. `None`
+    /// of a genome that is not narrow.
+    pub(super) fn parts(&self) -> Option<(Self, Vec<usize>)> {
+        let Self::Merge(codec) = self else { return None };
+        let (wider, of) = codec.parts()?;
+        Some((Self::Merge(wider), of))
     }
 
     /// The merge of some experts without the others. `None` of a genome that cannot leave them out.

@@ -292,6 +292,9 @@ impl Run<'_, '_> {
         how: (&Learning, f64),
     ) -> Result<Option<event::Learned>, Interrupt> {
         let learned = self.once(id, |run| run.teach(id, from, genome, given, how))?;
+        if !learned.apart.is_empty() {
+            self.apart = learned.apart.clone();
+        }
         Ok(learned.failed.is_none().then_some(learned))
     }
 
@@ -408,7 +411,7 @@ impl Run<'_, '_> {
     }
 }
 
-fn variables(genome: &Genome) -> Vec<Variable> {
+pub(super) fn variables(genome: &Genome) -> Vec<Variable> {
     let variable = |gene: &GeneSpec| {
         let (low, high, is_real) = match gene.kind {
             GeneKind::Real { low, high } => (low, high, true),

@@ -85,7 +85,7 @@ use crate::{
     },
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
-    space::{self, GeneSpec, Space, Start},
+    space::{self, GeneSpec, SIGNIFICANT, Space, Start},
     store,
 };
 
@@ -450,6 +450,8 @@ struct Run<'a, 'b> {
     /// Answers of parents, unsearched merges and learned candidates, where something is to be learned from them.
     given: Vec<learning::Given>,
     keeps_answers: bool,
+    /// Which genes of this stage the last round would not move as one, where it was told.
+    apart: Vec<Option<f64>>,
     /// Rounds of learning that were begun.
     lessons: u64,
     /// Those that were begun when the stage before this one ended.
@@ -514,6 +516,7 @@ impl<'a, 'b> Run<'a, 'b> {
             soup: None,
             given: Vec::new(),
             keeps_answers: plan.space.search.learn.is_some(),
+            apart: Vec::new(),
             lessons: 0,
             lessons_before: 0,
             ends_of_front: Vec::new(),
@@ -684,7 +687,7 @@ impl Run<'_, '_> {
                 break reason;
             }
             let following = match genome.stage().is_narrow() {
-                true => self.wider(&genome, &optimizer),
+                true => self.wider(&genome, &optimizer)?,
                 false => genome.after(&self.champion()?).map(|following| (following, None)),
             };
             match following {
@@ -697,9 +700,14 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// The genome that tells apart what has shown an effect in this stage, and where its search begins.
-    fn wider(&self, genome: &Genome, optimizer: &Optimizer) -> Option<(Genome, Option<Start>)> {
-        let (began, _) = self.stages.last()?;
+    /// The genome that tells apart what has shown an effect in this stage, or has parts that the last round of learning would
+    /// move apart, and where its search begins.
+    fn wider(&mut self, genome: &Genome, optimizer: &Optimizer) -> Result<Option<(Genome, Option<Start>)>, Error> {
+        let apart = std::mem::take(&mut self.apart);
+        self.say_what_pulls_apart(genome, &apart)?;
+        let Some((began, _)) = self.stages.last() else {
+            return Ok(None);
+        };
         // Those who left their race early too: the survivors alone are too much alike to show an effect.
         let asked = self.standing().skip(*began).filter(|(c, _)| c.generation.is_some());
         let points: Vec<(&[f64], f64)> = asked.map(|(c, worth)| (c.genotype.as_slice(), worth)).collect();
@@ -709,10 +717,25 @@ impl Run<'_, '_> {
                 stds,
                 correlations,
             },
-            _ => return None, // of choices alone: there is nothing to tell apart
+            _ => return Ok(None), // of choices alone: there is nothing to tell apart
         };
-        let (wider, start) = genome.wider(&points, &known)?;
-        Some((wider, Some(start)))
+        let wider = genome.wider(&points, &apart, &known);
+        Ok(wider.map(|(wider, start)| (wider, Some(start))))
+    }
+
+    fn say_what_pulls_apart(&mut self, genome: &Genome, apart: &[Option<f64>]) -> Result<(), Error> {
+        let told = genome.genes().iter().zip(apart);
+        let told = told.filter_map(|(gene, luck)| luck.map(|luck| format!("{} (p = {luck:.2})", gene.name)));
+        let told: Vec<String> = told.collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "whether parts of a gene would move apart, by the slopes of the last round of learning: {}; those below {SIGNIFICANT} \
+             are split",
+            told.join(", ")
+        );
+        self.log(Level::Info, message)
     }
 
     /// One optimizer from its first question to its last. `known` is where it begins, if an earlier stage has found that out.

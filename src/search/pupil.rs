@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Unscored,
     evaluator::MergeEvaluator,
-    learning::{Lesson, given_of},
+    learning::{Lesson, given_of, variables},
 };
 use crate::{
     eval::{self, Question},
     event,
-    learn::{Course, Step, teachers},
+    learn::{Course, Parts, Settings, Step, teachers, variables as learned},
     model::{ScoreRequest, Text},
     models::verbatim,
     recipe::Recipe,
-    search::genome::Who,
+    search::genome::{Genome, Who},
     space::Teachers,
 };
 
@@ -53,12 +53,18 @@ impl MergeEvaluator<'_> {
         lesson: &Lesson<'_>,
         see: &mut dyn FnMut(event::Learning) -> bool,
     ) -> Result<event::Learned, Unscored> {
-        let decode = |genotype: &[f64]| -> Recipe {
-            match lesson.genome.decode(genotype) {
+        let decode_with = |genome: &Genome, genotype: &[f64]| -> Recipe {
+            match genome.decode(genotype) {
                 Who::Recipe(recipe) => *recipe,
                 Who::Model(_) | Who::Genes(_) => unreachable!("only the genome of a merge learns"),
             }
         };
+        let decode = |genotype: &[f64]| decode_with(lesson.genome, genotype);
+        let widest = lesson.genome.parts();
+        let (wider, of) = widest
+            .as_ref()
+            .map_or((lesson.genome, &[][..]), |(wider, of)| (wider, of));
+        let decode_parts = |genotype: &[f64]| decode_with(wider, genotype);
         // The child's own tokenizer cuts its texts.
         self.with_second_chance(&mut |this| this.load(&decode(lesson.start)))?;
         let texts = self.texts(lesson)?;
@@ -70,6 +76,11 @@ impl MergeEvaluator<'_> {
             decode: &decode,
             start: lesson.start.to_vec(),
             variables: lesson.variables.clone(),
+            parts: widest.is_some().then(|| Parts {
+                decode: &decode_parts,
+                variables: variables(wider),
+                of: of.to_vec(),
+            }),
             texts: texts.texts,
             groups: texts.groups,
             device: self.device(),
@@ -107,10 +118,47 @@ impl MergeEvaluator<'_> {
             // Four decimals, as genes are decoded.
             genotype: learned.point.iter().map(|x| (x * 1e4).round() / 1e4).collect(),
             steepness: learned.steepness,
+            apart: learned.apart,
             tokens: learned.tokens.0 + learned.tokens.1,
             curve,
             ..event::Learned::default()
         })
+    }
+
+    /// Goes once forward and back over so many texts, each a prompt of the search with so many tokens behind it: how much memory
+    /// a step of learning takes.
+    ///
+    /// # Errors
+    /// Nothing was merged, a recipe without a number that can be learned, a merge or a model that refuses.
+    pub fn try_step(&mut self, recipe: &Recipe, texts: usize, answer_tokens: usize) -> Result<(), Unscored> {
+        let prompts = self.first_prompts(self.loaded_tokenizer()?)?;
+        let text = |prompt: &Vec<u32>| Text {
+            tokens: [
+                &prompt[..],
+                &prompt.repeat(answer_tokens.div_ceil(prompt.len()))[..answer_tokens],
+            ]
+            .concat(),
+            from: prompt.len(),
+            weight: 1.0,
+            expected: Vec::new(),
+        };
+        let texts: Vec<Text> = prompts.iter().cycle().take(texts).map(text).collect();
+        let (variables, start) = learned::of_recipe(recipe);
+        let decode = |point: &[f64]| learned::with_numbers(recipe, point);
+        let course = Course {
+            resident: self.make_room(),
+            decode: &decode,
+            start,
+            variables,
+            parts: None,
+            groups: (0..texts.len()).collect(),
+            texts: Vec::new(),
+            device: self.device(),
+            dtype: self.dtype(),
+            settings: Settings::default(),
+        };
+        course.gradient(&course.start, &texts)?;
+        Ok(())
     }
 
     /// Solutions of the questions that have one, and answers to the others.

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     event::{Answer, Record},
     recipe::{DType, Method},
-    space::{Codec, Fold, Shape},
+    space::{Codec, Fold, Learning, Shape},
     store::{CrashMedium, Journal, Left, read},
 };
 
@@ -45,6 +45,8 @@ struct Function {
     /// How it learns: part of the way to the best weights of the tasks that teach at each round, or why it cannot.
     lesson: Option<Result<f64, Unscored>>,
     lessons: usize,
+    /// How likely it holds that luck alone pulls the parts of each gene apart, in its first lesson.
+    apart: Vec<Option<f64>>,
 }
 
 impl Function {
@@ -61,6 +63,7 @@ impl Function {
             tokens: |_| 1,
             lesson: None,
             lessons: 0,
+            apart: Vec::new(),
         }
     }
 }
@@ -109,8 +112,14 @@ impl Evaluator for Function {
             (false, true) => [0.6, 0.9],
             _ => [0.9, 0.6],
         };
-        let near = |(x, to): (&f64, f64)| x + share * (to - x);
-        let genotype: Vec<f64> = lesson.start.iter().zip(best).map(near).collect();
+        let to = |gene: &GeneSpec| if gene.name.contains("maths") { best[0] } else { best[1] };
+        let genes = lesson.genome.genes().iter();
+        let genotype = lesson
+            .start
+            .iter()
+            .zip(genes)
+            .map(|(x, gene)| x + share * (to(gene) - x));
+        let genotype: Vec<f64> = genotype.collect();
         let point = event::LearningStep {
             step: 1,
             taught: 1.0,
@@ -127,6 +136,10 @@ impl Evaluator for Function {
             texts,
             genotype: genotype.iter().map(|x| (x * 1e4).round() / 1e4).collect(),
             steepness: vec![4.0, 1.0],
+            apart: match self.lessons {
+                1 => self.apart.clone(),
+                _ => Vec::new(),
+            },
             curve: vec![point],
             ..event::Learned::default()
         })
@@ -833,6 +846,45 @@ fn a_space_widens_stage_by_stage() {
         last > first + 0.05,
         "what the narrow stages found is not lost: {first} {last}"
     );
+}
+
+/// 120 candidates could not tell which layers should differ, and one gradient could.
+#[test]
+fn genes_are_split_whose_parts_pull_apart() {
+    let plan = with_lessons(widening(SPACE), 1);
+    let stages = |apart: &[Option<f64>]| {
+        let function = Function {
+            apart: apart.to_vec(),
+            ..learner(Ok(0.5))
+        };
+        let (records, _) = run_of(&plan, function);
+        let stages = records.iter().filter_map(|r| match &r.event {
+            Event::StageStarted(stage) => Some(stage.genes.clone()),
+            _ => None,
+        });
+        (stages.collect::<Vec<_>>(), records)
+    };
+    let (genes, records) = stages(&[Some(0.001), Some(0.4)]);
+    let split = [
+        "weight.maths.attn",
+        "weight.maths.mlp",
+        "weight.maths.other",
+        "weight.spanish",
+    ];
+    assert_eq!((genes.len(), &genes[1][..]), (3, &split.map(String::from)[..]));
+    let told = records.iter().find_map(|r| match &r.event {
+        Event::Log { message, .. } if message.contains("weight.maths (p = 0.00), weight.spanish (p = 0.40)") => {
+            Some(())
+        }
+        _ => None,
+    });
+    assert!(told.is_some(), "it says why");
+    let (genes, _) = stages(&[Some(0.4), Some(0.001)]);
+    assert_eq!(genes[1][0], "weight.maths");
+    // Of what the gradient says nothing of, the scores decide.
+    let (by_score, _) = stages(&[]);
+    let (nothing_said, _) = stages(&[None, None]);
+    assert_eq!(by_score, nothing_said);
 }
 
 /// With four experts of nothing beside two of something, a search within 400 candidates ended 16 points below one without.
@@ -2420,7 +2472,14 @@ fn workers_of_a_slow_command_work_side_by_side() {
 
 /// A plan that learns from the questions that are not scored on.
 fn learning(rounds: usize) -> Plan {
-    let mut plan = plan(&format!("cma-es, learn: {{rounds: {rounds}}}"));
+    with_lessons(plan("cma-es"), rounds)
+}
+
+fn with_lessons(mut plan: Plan, rounds: usize) -> Plan {
+    plan.space.search.learn = Some(Learning {
+        rounds,
+        ..Learning::default()
+    });
     plan.warm_starts.clear();
     plan.lessons = Exam {
         split: "lessons".into(),

@@ -24,7 +24,7 @@ pub use codec::{Codec, Fold, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
 pub use parameters::{modules_of, takes_expert_groups};
 pub use read::{MOST_EVALS, SILENCE};
-pub use widen::effects;
+pub use widen::{SIGNIFICANT, effects};
 
 use crate::eval::{Samples, Think};
 use crate::recipe::{DType, Method, ParamValue};

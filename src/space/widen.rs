@@ -21,7 +21,7 @@ pub(super) struct Ties {
 }
 
 /// The chance of taking noise for an effect.
-const SIGNIFICANT: f64 = 0.05;
+pub const SIGNIFICANT: f64 = 0.05;
 
 /// The correlation with which the parts of a split gene begin: they were one, and are to become independent.
 const SIBLINGS: f64 = 0.5;
@@ -194,6 +194,14 @@ impl Codec {
     pub fn widened(&self, split: &[bool]) -> Option<Self> {
         let (ps, ties) = (self.parameters.as_ref()?, self.ties.as_ref()?);
         Some(self.tied(ps, ties.widened(split, &ps.coordinates())?))
+    }
+
+    /// The codec of the next stage with every gene split, and the place of the gene that each of its genes is a part of. `None` of a
+    /// codec that is not narrow.
+    pub fn parts(&self) -> Option<(Self, Vec<usize>)> {
+        let wider = self.widened(&vec![true; self.genes.len()])?;
+        let of = wider.ties.as_ref()?.origins(self.ties.as_ref()?);
+        Some((wider, of))
     }
 
     pub(super) fn wider_stage(&self) -> Option<Stage> {

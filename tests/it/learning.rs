@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use heterosis::{
     checkpoint::{Checkpoint, Writer},
     eval::{self, DataDirs, Split, Task, TaskOptions},
-    learn::{Course, Settings, Variable, variables},
+    learn::{Course, Parts, Settings, Variable, variables},
     merge::{Plan, Resident},
     model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Text, Tokenizer},
     models::Parents,
@@ -70,6 +70,7 @@ fn solutions(count: usize, parents: &Parents) -> Vec<Text> {
 fn course<'a>(parents: &'a Parents, decode: &'a dyn Fn(&[f64]) -> Recipe, of: &Recipe, texts: Vec<Text>) -> Course<'a> {
     let (variables, start) = variables::of_recipe(of);
     Course {
+        parts: None,
         resident: Resident::new(parents, &of.models()),
         decode,
         start,
@@ -216,6 +217,59 @@ fn a_course_makes_its_texts_likelier_stays_in_range_and_repeats_bit_for_bit() {
     assert_eq!(course.learn(&mut |_| true).unwrap(), learned);
     // Whoever ends it early gets what there is.
     assert_eq!(course.learn(&mut |step| step.step < 3).unwrap().steps.1, 3);
+}
+
+/// One weight for each expert: the slopes of their attention and of the rest are there anyway, and say what moving them apart would bring.
+#[test]
+fn a_course_tells_which_numbers_should_not_move_as_one() {
+    let parents = parents();
+    let texts = solutions(60, &parents);
+    let apart = recipe(
+        "merge_method: task_arithmetic\nbase_model: base\nmodels:\n\
+         - {model: maths, parameters: {weight: [{filter: self_attn, value: 1}, {value: 1}]}}\n\
+         - {model: spanish, parameters: {weight: [{filter: self_attn, value: 1}, {value: 1}]}}\n",
+    );
+    let of = [0, 0, 1, 1];
+    let decode_parts = |point: &[f64]| variables::with_numbers(&apart, point);
+    let decode = |point: &[f64]| decode_parts(&of.map(|whole| point[whole]));
+    let whole = |name: &str| Variable {
+        name: name.into(),
+        low: 0.0,
+        high: 1.8,
+        is_real: true,
+    };
+    let course = |parts| Course {
+        variables: vec![whole("maths"), whole("spanish")],
+        start: vec![1.0, 1.0],
+        parts,
+        settings: Settings {
+            batch: 12,
+            ..Settings::default()
+        },
+        ..course(&parents, &decode, &apart, texts.clone())
+    };
+    let (alone, divided) = (course(None), course(Some(parts_of(&apart, &decode_parts, &of))));
+    let (alone, divided) = (
+        alone.learn(&mut |_| true).unwrap(),
+        divided.learn(&mut |_| true).unwrap(),
+    );
+    for (a, b) in alone.point.iter().zip(&divided.point) {
+        assert!((a - b).abs() < 1e-6, "it learns what it would without: {a} {b}");
+    }
+    assert_eq!(alone.apart, []);
+    let told = divided
+        .apart
+        .iter()
+        .all(|luck| luck.is_some_and(|p| (0.0..=1.0).contains(&p)));
+    assert!(told && divided.apart.len() == 2, "{:?}", divided.apart);
+}
+
+fn parts_of<'a>(recipe: &Recipe, decode: &'a dyn Fn(&[f64]) -> Recipe, of: &[usize]) -> Parts<'a> {
+    Parts {
+        decode,
+        variables: variables::of_recipe(recipe).0,
+        of: of.to_vec(),
+    }
 }
 
 /// The model within one that also sees, as LLaVA's files have it: beside a tower and a projector that no text reaches.
@@ -466,6 +520,26 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     assert!(page.contains("What texts taught"), "the report tells of it");
 
     // Cut off in the middle: after the first round is journalled, before its candidate has a score.
+    assert_eq!(resumed_after(&run, "\"event\":\"learned\""), whole);
+}
+
+/// Of a narrow space a round tells which genes deserve to be split; the same ones are after a resume.
+#[test]
+fn a_space_widens_where_the_gradient_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let learn = "{steps: 6, batch: 12, questions: 30, rounds: 1, teachers: solutions}, widening: true";
+    let space = learning_space(dir.path(), learn);
+    let run = dir.path().join("run");
+    let whole = searched(&space, &run);
+    let apart = &events(&whole, "learned")[0]["apart"];
+    assert!(apart.as_array().is_some_and(|apart| apart.len() == 2), "{apart}");
+    let stages = events(&whole, "stage_started");
+    let genes = |stage: usize| stages[stage]["genes"].as_array().unwrap();
+    let is_split = |name: &str| !genes(1).iter().any(|gene| gene == name);
+    for (gene, luck) in genes(0).iter().zip(apart.as_array().unwrap()) {
+        let luck = luck.as_f64().expect("weights can be learned");
+        assert_eq!(is_split(gene.as_str().unwrap()), luck < 0.05, "{gene} {luck}");
+    }
     assert_eq!(resumed_after(&run, "\"event\":\"learned\""), whole);
 }
 

@@ -256,15 +256,21 @@ fn flipped_sum(values: &[f64], mut flip: impl FnMut(usize) -> bool) -> f64 {
 pub fn paired_t_p(first: &[f64], second: &[f64]) -> f64 {
     let differences = differences(first, second);
     let (difference, stderr) = (mean(&differences), standard_error(&differences));
-    if differences.len() < 2 || difference == 0.0 {
+    if differences.len() < 2 {
         return 1.0;
     }
-    if stderr == 0.0 {
-        return 0.0;
-    }
-    let t = difference / stderr;
-    let freedom = (differences.len() - 1) as f64;
-    incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t * t))
+    t_p(difference, stderr, (differences.len() - 1) as f64)
+}
+
+/// Two-sided p-value of a mean under Student's t with so many degrees of freedom; 1 without any, or where it is not a number.
+///
+/// ```
+/// use heterosis_eval::stats::t_p;
+///
+/// assert!((t_p(2.228, 1.0, 10.0) - 0.05).abs() < 1e-4);
+/// ```
+pub fn t_p(mean: f64, stderr: f64, freedom: f64) -> f64 {
+    2.0 * upper_tail(mean.abs(), stderr, freedom).min(0.5)
 }
 
 /// The regularised incomplete beta function I_x(a, b), by Lentz's continued fraction (Press et al. 2007, §6.4).

@@ -462,6 +462,9 @@ pub struct Learned {
     pub genotype: Vec<f64>,
     /// Mean squared slope of the loss along each gene; 0 of what cannot be learned.
     pub steepness: Vec<f64>,
+    /// Of genes that are to be split: how likely luck alone would pull the parts of each so far apart; null where that cannot be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<Option<f64>>,
     /// Tokens read, forward or forward and backward.
     pub tokens: u64,
     /// Of all its steps, on the wall clock.

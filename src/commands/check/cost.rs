@@ -30,6 +30,10 @@ const GUIDE_SAMPLE: usize = 64;
 /// Texts that a question can have: two that are right, and two that are not.
 const TEXTS_OF_QUESTION: usize = 4;
 
+/// Longest step of learning that is tried, to see how much memory it takes; a text forward and back takes as long as so many answers.
+const LONGEST_STEP_S: f64 = 20.0;
+const ANSWERS_OF_TEXT: f64 = 4.0;
+
 /// Longest decompositions that are waited for, to see how much memory a child of a spectral method takes.
 const LONGEST_MERGE_S: f64 = 60.0;
 
@@ -235,11 +239,9 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     let on_host = |bytes: u64| if prepared.runtime().device.is_cpu() { bytes } else { 0 };
     // Merging takes most while facts about the parents are found, which is over when the final begins.
     let in_search = peak.map(|bytes| bytes + on_host(of_search + more_layers));
-    let in_final = answered
-        .max(loaded)
-        .map(|bytes| bytes + on_host(most_keys + more_layers));
     let learning = prepared.space().search.learn.as_ref();
-    let read = match learning {
+    let mut kept_by_learning = 0;
+    let in_learning = match learning {
         Some(learning) => {
             let searched: usize = search.tasks.iter().map(|task| task.items.len()).sum();
             let own = if learning.rounds_before() > 1 {
@@ -248,11 +250,21 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
                 0
             };
             let texts = settings_of(learning).texts_of_step(TEXTS_OF_QUESTION * searched.max(own));
-            Some(asking.learning_bytes(texts, length_of_right(&sampled))?)
+            let answer_tokens = length_of_right(&sampled);
+            let before = environment::resident_bytes();
+            let tried = tried_step(prepared, &mut asking, &typical, (texts, answer_tokens), &costs);
+            let after = environment::resident_bytes().zip(before);
+            kept_by_learning = after.map_or(0, |(after, before)| after.saturating_sub(before));
+            match (tried, answered) {
+                (None, Some(answered)) => Some(answered + asking.learning_bytes(texts, answer_tokens)?),
+                (tried, _) => tried,
+            }
         }
         None => None,
     };
-    let in_learning = answered.zip(read).map(|(bytes, read)| bytes + read);
+    let in_final = answered
+        .max(loaded)
+        .map(|bytes| bytes + kept_by_learning + on_host(most_keys + more_layers));
     // Each of several devices has weights, keys and values of its own, and whoever coordinates learns with others.
     let others = prepared.runtime().others.len() as u64;
     let beside = on_host(others * (asking.weight_bytes() + most_keys));
@@ -263,6 +275,23 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
         memory_bytes: in_search.max(in_final).max(in_learning).map(|bytes| bytes + beside),
         guide: None,
     })
+}
+
+/// The most memory that this process has while a step of learning is tried; `None` where that takes long, or the system does not tell.
+fn tried_step(
+    prepared: &Session,
+    asking: &mut MergeEvaluator<'_>,
+    recipe: &Recipe,
+    (texts, answer_tokens): (usize, f64),
+    costs: &[TaskCost],
+) -> Option<u64> {
+    let question_s = costs.iter().map(|task| task.question_s).fold(0.0, f64::max);
+    let takes_long = texts as f64 * ANSWERS_OF_TEXT * question_s > LONGEST_STEP_S;
+    if takes_long || !prepared.runtime().device.is_cpu() || !environment::forget_peak() {
+        return None;
+    }
+    asking.try_step(recipe, texts, answer_tokens.ceil() as usize).ok()?;
+    environment::peak_bytes()
 }
 
 fn settings_of(learning: &Learning) -> Settings {

@@ -176,8 +176,9 @@ fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
             // A bias that all keys get alike has none at all, nor has a factor before a norm: what is left is rounding.
             let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
             let error = largest(&difference) / largest(b).max(1e-4 * scale);
-            // That of a single number is a sum over all tokens, much of which cancels.
-            let most = if b.len() == 1 { 1e-3 } else { 2e-4 };
+            // That of a single number is a sum over all tokens, much of which cancels, as does most of what keys get alike.
+            let cancels = b.len() == 1 || tensor.ends_with("k_proj.bias");
+            let most = if cancels { 1e-3 } else { 2e-4 };
             assert!(error < most, "{name} {tensor}: {error}");
         }
     }
