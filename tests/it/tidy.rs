@@ -28,7 +28,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("dashboard", &["event"]),
     ("report", &["event", "recipe"]),
     ("tracking", &["event"]),
-    ("learn", &["merge", "model", "models", "optim", "recipe"]),
+    ("learn", &["eval", "merge", "model", "models", "optim", "recipe"]),
     (
         "search",
         &[
