@@ -182,6 +182,11 @@ pub fn peak_bytes() -> Option<u64> {
     kib_of("/proc/self/status", "VmHWM:")
 }
 
+/// Of [`resident_bytes`] what files are mapped to, and every process that maps them shares.
+pub fn mapped_bytes() -> Option<u64> {
+    kib_of("/proc/self/status", "RssFile:")
+}
+
 /// Has [`peak_bytes`] begin anew from what is in RAM now; false where the system cannot.
 pub fn forget_peak() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()

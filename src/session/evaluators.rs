@@ -147,6 +147,14 @@ impl Session {
         started.into_iter().map(same).collect()
     }
 
+    /// Writes a candidate as a model, as it is done for a program that opens models itself.
+    ///
+    /// # Errors
+    /// A recipe that cannot be merged, a directory that cannot be written.
+    pub fn materialize(&self, recipe: &Recipe, out: &Path) -> Result<(), models::Error> {
+        materialize(&self.parents, recipe, out)
+    }
+
     /// The user's own program as evaluator, with its log and its models in a directory.
     pub fn external(&self, command: &space::Command, dir: &Path) -> External {
         // A program may work in a directory of its own.

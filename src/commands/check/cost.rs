@@ -34,6 +34,12 @@ const TEXTS_OF_QUESTION: usize = 4;
 const LONGEST_STEP_S: f64 = 20.0;
 const ANSWERS_OF_TEXT: f64 = 4.0;
 
+/// Memory of a run besides models: its journal, what is made of it, and what is written when it ends.
+const RUN_BYTES: u64 = 10 << 20;
+
+/// Bytes of the parents and the child of the largest merge that is written to see how much memory that takes.
+const LARGEST_TRIED: u64 = 8 << 30;
+
 /// Longest decompositions that are waited for, to see how much memory a child of a spectral method takes.
 const LONGEST_MERGE_S: f64 = 60.0;
 
@@ -91,7 +97,10 @@ pub fn of_command(prepared: &Session, probe: &super::command::Probe, merge: Opti
     // Each worker has a model merged; the parents are there once.
     let of_merging = merge.filter(|_| command.materialize);
     let written = environment::resident_bytes().zip(of_merging);
-    let written = written.map(|(before, merge)| before + merge.bytes_read + workers * merge.memory_bytes);
+    let written = written.map(|(before, merge)| match tried_merge(prepared, merge) {
+        Some([shared, own]) => before + shared + workers * own + RUN_BYTES,
+        None => before + merge.bytes_read + workers * merge.memory_bytes,
+    });
     Some(Costs {
         merge_s: probe.seconds?,
         tasks: None,
@@ -99,6 +108,22 @@ pub fn of_command(prepared: &Session, probe: &super::command::Probe, merge: Opti
         memory_bytes: served.or(written),
         guide: None,
     })
+}
+
+/// What writing a model takes of memory that all who write share, as it is the parents' files, and of its own; `None` where it takes long,
+/// or cannot be told.
+fn tried_merge(prepared: &Session, merge: &Merge) -> Option<[u64; 2]> {
+    if merge.spectral_flops > 0 || merge.bytes_read + merge.bytes_written > LARGEST_TRIED {
+        return None;
+    }
+    let (_, recipe) = prepared.genome().baselines().into_iter().next()?;
+    let dir = tempfile::tempdir().ok()?;
+    let (before, mapped) = (environment::resident_bytes()?, environment::mapped_bytes()?);
+    let begins_anew = environment::forget_peak();
+    prepared.materialize(&recipe, &dir.path().join("model")).ok()?;
+    let (peak, mapped_then) = (environment::peak_bytes()?, environment::mapped_bytes()?);
+    let shared = mapped_then.saturating_sub(mapped);
+    begins_anew.then(|| [shared, peak.saturating_sub(before + shared)])
 }
 
 /// Has the guide of this machine read and write a little; `None` where it is elsewhere, or there is none.
