@@ -28,6 +28,8 @@ pub const ENGINE_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Questions of each task whose prompts the guard reads.
 const GUARD_QUESTIONS: usize = 16;
+/// Questions of each task that say how long its prompts are.
+const TYPICAL: usize = 64;
 
 /// A task of the fitness, loaded.
 #[derive(Clone, Debug)]
@@ -442,11 +444,27 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// The first prompts of the search, as tokens; those of one token only are left out.
-    pub(super) fn first_prompts(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, Unscored> {
+    fn first_prompts(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, Unscored> {
+        self.prompts(tokenizer, |_| (GUARD_QUESTIONS, 1))
+    }
+
+    /// Prompts from all over the search, as long as they are on average.
+    pub(super) fn typical_prompts(&self) -> Result<Vec<Vec<u32>>, Unscored> {
+        self.prompts(self.loaded_tokenizer()?, |n| (TYPICAL, n.div_ceil(TYPICAL).max(1)))
+    }
+
+    /// So many of each task, each so many questions after the one before it: what `which` says of the number of its questions.
+    fn prompts(
+        &self,
+        tokenizer: &Tokenizer,
+        which: impl Fn(usize) -> (usize, usize),
+    ) -> Result<Vec<Vec<u32>>, Unscored> {
         let mut prompts = Vec::new();
         for (index, fitness_task) in self.resources.tasks.iter().enumerate() {
             let asked = self.questions.get(&(index, fitness_task.split.name().to_string()));
-            for question in asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS)) {
+            let questions = asked.map_or(&[][..], |a| &a.questions);
+            let (most, step) = which(questions.len());
+            for question in questions.iter().step_by(step).take(most) {
                 let text = question.prompt.text();
                 let tokens = tokenizer.encode(&text, true)?;
                 prompts.extend(Some(tokens).filter(|t| t.len() > 1));
@@ -514,7 +532,7 @@ impl<'a> MergeEvaluator<'a> {
         }
     }
 
-    pub(super) fn loaded_tokenizer(&self) -> Result<&Tokenizer, Unscored> {
+    fn loaded_tokenizer(&self) -> Result<&Tokenizer, Unscored> {
         let tokenizer = match (&self.elsewhere, &self.engine) {
             (Some(elsewhere), _) => Decodes::tokenizer(elsewhere),
             (None, Some(engine)) => Some(&**engine.tokenizer()),
@@ -588,7 +606,7 @@ impl<'a> MergeEvaluator<'a> {
     /// # Errors
     /// Nothing was merged, a prompt that cannot be written in its tokens.
     pub fn learning_bytes(&self, texts: usize, answer_tokens: f64) -> Result<u64, Unscored> {
-        let prompts = self.first_prompts(self.loaded_tokenizer()?)?;
+        let prompts = self.typical_prompts()?;
         let of_prompts: usize = prompts.iter().map(Vec::len).sum();
         let tokens = of_prompts as f64 / prompts.len().max(1) as f64 + answer_tokens;
         let bytes = |engine: &Engine| pass_bytes(engine.decoder().spec(), texts, tokens.ceil() as usize);

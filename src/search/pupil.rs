@@ -131,7 +131,7 @@ impl MergeEvaluator<'_> {
     /// # Errors
     /// Nothing was merged, a recipe without a number that can be learned, a merge or a model that refuses.
     pub fn try_step(&mut self, recipe: &Recipe, texts: usize, answer_tokens: usize) -> Result<(), Unscored> {
-        let prompts = self.first_prompts(self.loaded_tokenizer()?)?;
+        let prompts = self.typical_prompts()?;
         let text = |prompt: &Vec<u32>| Text {
             tokens: [
                 &prompt[..],
