@@ -106,6 +106,8 @@ impl Genome {
     ) -> Option<(Self, Start)> {
         let Self::Merge(codec) = self else { return None };
         let mut split = effects(points);
+        // Of a stage whose budget was over before it bred anybody there are no points.
+        split.resize(codec.genes().len(), false);
         for (split, luck) in split.iter_mut().zip(apart) {
             *split = luck.map_or(*split, |luck| luck < SIGNIFICANT);
         }

@@ -848,6 +848,23 @@ fn a_space_widens_stage_by_stage() {
     );
 }
 
+/// A generation of the first stage spent the second one's budget too: "the optimizer cannot search this space: 0 gene(s)".
+#[test]
+fn a_stage_that_breeds_nobody_leaves_its_genes_to_the_next() {
+    let mut plan = widening(&SPACE.replace("fitness:", HYBRID));
+    plan.budget.evals = Some(20);
+    let (records, _) = run_of(&plan, Function::new());
+    let stages = records.iter().filter_map(|r| match &r.event {
+        Event::StageStarted(stage) => Some(stage),
+        _ => None,
+    });
+    let stages: Vec<_> = stages.collect();
+    let empty = stages.windows(2).find(|pair| pair[0].evals == pair[1].evals);
+    let empty = empty.unwrap_or_else(|| panic!("{stages:?}"));
+    assert_eq!(empty[0].genes, empty[1].genes);
+    assert_eq!(stages.last().unwrap().stage, "data_flow_space");
+}
+
 /// 120 candidates could not tell which layers should differ, and one gradient could.
 #[test]
 fn genes_are_split_whose_parts_pull_apart() {
