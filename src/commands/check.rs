@@ -246,7 +246,7 @@ fn check_space(args: &CheckArgs, mut space: Space) -> Result<Findings> {
         Some(command) => {
             let probe = command::probe(command, &session, args.file.parent());
             findings.problems.extend(probe.problem.clone());
-            let costs = cost::of_command(&session, &probe, findings.merge.as_ref());
+            let costs = cost::of_command(&session, &probe, findings.merge.as_ref(), args.file.parent());
             findings.command = Some(probe);
             costs
         }

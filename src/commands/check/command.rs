@@ -1,8 +1,9 @@
 //! The user's own program, started once and asked for one candidate.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::super::environment;
 use crate::{
@@ -41,11 +42,10 @@ pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Pro
         served_bytes: None,
         problem: None,
     };
-    let beside = beside.filter(|dir| dir.is_dir()).unwrap_or(Path::new("."));
-    let dir = match tempfile::tempdir_in(beside).or_else(|_| tempfile::tempdir()) {
+    let dir = match scratch(beside) {
         Ok(dir) => dir,
         Err(e) => {
-            probe.problem = Some(format!("{}: {e}", beside.display()));
+            probe.problem = Some(format!("no folder for a probe: {e}"));
             return probe;
         }
     };
@@ -97,6 +97,12 @@ pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Pro
         }
     }
     probe
+}
+
+/// A folder that is gone when this is over: beside the search space, where there is room for models as a rule.
+pub fn scratch(beside: Option<&Path>) -> io::Result<TempDir> {
+    let beside = beside.filter(|dir| dir.is_dir()).unwrap_or(Path::new("."));
+    tempfile::tempdir_in(beside).or_else(|_| tempfile::tempdir())
 }
 
 /// What the search would say of the names of a candidate's scores.

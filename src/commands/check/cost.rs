@@ -38,7 +38,7 @@ const ANSWERS_OF_TEXT: f64 = 4.0;
 const RUN_BYTES: u64 = 10 << 20;
 
 /// Bytes of the parents and the child of the largest merge that is written to see how much memory that takes.
-const LARGEST_TRIED: u64 = 8 << 30;
+const LARGEST_TRIED: u64 = 4 << 30;
 
 /// Longest decompositions that are waited for, to see how much memory a child of a spectral method takes.
 const LONGEST_MERGE_S: f64 = 60.0;
@@ -90,14 +90,19 @@ struct Keys {
     questions: [usize; 2],
 }
 
-pub fn of_command(prepared: &Session, probe: &super::command::Probe, merge: Option<&Merge>) -> Option<Costs> {
+pub fn of_command(
+    prepared: &Session,
+    probe: &super::command::Probe,
+    merge: Option<&Merge>,
+    beside: Option<&Path>,
+) -> Option<Costs> {
     let command = prepared.space().fitness.command.as_ref()?;
     let workers = command.workers as u64;
     let served = probe.served_bytes.map(|(before, each)| before + each * workers);
     // Each worker has a model merged; the parents are there once.
     let of_merging = merge.filter(|_| command.materialize);
     let written = environment::resident_bytes().zip(of_merging);
-    let written = written.map(|(before, merge)| match tried_merge(prepared, merge) {
+    let written = written.map(|(before, merge)| match tried_merge(prepared, merge, beside) {
         Some([shared, own]) => before + shared + workers * own + RUN_BYTES,
         None => before + merge.bytes_read + workers * merge.memory_bytes,
     });
@@ -112,12 +117,12 @@ pub fn of_command(prepared: &Session, probe: &super::command::Probe, merge: Opti
 
 /// What writing a model takes of memory that all who write share, as it is the parents' files, and of its own; `None` where it takes long,
 /// or cannot be told.
-fn tried_merge(prepared: &Session, merge: &Merge) -> Option<[u64; 2]> {
+fn tried_merge(prepared: &Session, merge: &Merge, beside: Option<&Path>) -> Option<[u64; 2]> {
     if merge.spectral_flops > 0 || merge.bytes_read + merge.bytes_written > LARGEST_TRIED {
         return None;
     }
     let (_, recipe) = prepared.genome().baselines().into_iter().next()?;
-    let dir = tempfile::tempdir().ok()?;
+    let dir = super::command::scratch(beside).ok()?;
     let (before, mapped) = (environment::resident_bytes()?, environment::mapped_bytes()?);
     let begins_anew = environment::forget_peak();
     prepared.materialize(&recipe, &dir.path().join("model")).ok()?;
