@@ -341,10 +341,12 @@ fn untested(card: &Card) -> String {
     };
     let (mut out, of_parent) = match &selected {
         Some(score) => {
-            let asked = if is_of_command {
-                "In the final, which chose it"
-            } else {
-                "On the selection questions, by which it was chosen"
+            let was_chosen = card.run.winner().is_some_and(|winner| winner.id == c.id);
+            let asked = match (is_of_command, was_chosen) {
+                (true, true) => "In the final, which chose it",
+                (true, false) => "In the final, which chose another",
+                (false, true) => "On the selection questions, by which it was chosen",
+                (false, false) => "On the selection questions, by which another was chosen",
             };
             let searched = unit.full(c.fitness, c.stderr);
             let out = format!(

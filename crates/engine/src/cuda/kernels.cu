@@ -97,12 +97,29 @@ struct Norm {
     float eps;
 };
 
-// The mean of a row of floats, for a norm that takes it away. For one block.
-__device__ float mean_of(const float *row, u32 cols, const Norm &norm) {
-    if (!norm.centred) return 0.0f;
-    float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += row[i];
-    return block_sum(sum) / (float)cols;
+// What a norm takes away from numbers, and multiplies them with.
+struct Scaling {
+    float mean, factor;
+};
+
+__device__ float factor_of(float squares, u32 count, float eps) { return 1.0f / sqrtf(squares / (float)count + eps); }
+
+// Of a row of floats. For one block.
+__device__ Scaling scaling_of(const float *row, u32 cols, const Norm &norm) {
+    float mean = 0.0f, sum = 0.0f;
+    if (norm.centred) {
+        for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += row[i];
+        mean = block_sum(sum) / (float)cols;
+        sum = 0.0f;
+    }
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += (row[i] - mean) * (row[i] - mean);
+    return {mean, factor_of(block_sum(sum), cols, norm.eps)};
+}
+
+// One number by the weight and the bias of their places.
+__device__ float by_norm(float x, const Scaling &scaling, const Norm &norm, u32 weight, u32 bias) {
+    float y = (x - scaling.mean) * scaling.factor * norm.weight[weight];
+    return norm.biases ? y + norm.bias[bias] : y;
 }
 
 // x = norm(h), or a copy without one. One block for each row.
@@ -113,13 +130,8 @@ extern "C" __global__ void norm_rows(const float *h, Norm norm, u32 cols, elemen
         for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] = to_element(from[i]);
         return;
     }
-    float mean = mean_of(from, cols, norm), sum = 0.0f;
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += (from[i] - mean) * (from[i] - mean);
-    float factor = 1.0f / sqrtf(block_sum(sum) / (float)cols + norm.eps);
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
-        float y = (from[i] - mean) * factor * norm.weight[i];
-        to[i] = to_element(norm.biases ? y + norm.bias[i] : y);
-    }
+    Scaling scaling = scaling_of(from, cols, norm);
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] = to_element(by_norm(from[i], scaling, norm, i, i));
 }
 
 // x += bias, row by row.
@@ -143,13 +155,8 @@ extern "C" __global__ void add_branch(float *branch, const float *bias, u32 has_
         for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] += scale * from[i];
         return;
     }
-    float mean = mean_of(from, cols, norm), sum = 0.0f; // each thread reads what it wrote
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) sum += (from[i] - mean) * (from[i] - mean);
-    float factor = 1.0f / sqrtf(block_sum(sum) / (float)cols + norm.eps);
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
-        float y = (from[i] - mean) * factor * norm.weight[i];
-        to[i] += scale * (norm.biases ? y + norm.bias[i] : y);
-    }
+    Scaling scaling = scaling_of(from, cols, norm); // each thread reads what it wrote
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] += scale * by_norm(from[i], scaling, norm, i, i);
 }
 
 // Norms queries or keys over their whole width, in place (OLMo 2): columns first..first + width of rows of `cols`.
@@ -160,7 +167,7 @@ extern "C" __global__ void norm_width(element *qkv, const float *weight, float e
         float x = to_float(row[i]);
         sum += x * x;
     }
-    float factor = 1.0f / sqrtf(block_sum(sum) / (float)width + eps);
+    float factor = factor_of(block_sum(sum), width, eps);
     for (u32 i = threadIdx.x; i < width; i += blockDim.x) row[i] = to_element(to_float(row[i]) * factor * weight[i]);
 }
 
@@ -168,18 +175,17 @@ extern "C" __global__ void norm_width(element *qkv, const float *weight, float e
 // thread has every 32nd number.
 __device__ void norm_head(float *values, const Norm &norm, u32 head, u32 dim) {
     u32 lane = threadIdx.x;
+    float mean = 0.0f, sum = 0.0f;
     if (norm.centred) {
-        float sum = 0.0f;
         for (u32 i = lane; i < dim; i += WARP) sum += values[i];
-        float mean = warp_sum(sum) / (float)dim;
-        for (u32 i = lane; i < dim; i += WARP) values[i] -= mean;
+        mean = warp_sum(sum) / (float)dim;
+        sum = 0.0f;
     }
-    float sum = 0.0f;
-    for (u32 i = lane; i < dim; i += WARP) sum += values[i] * values[i];
-    float factor = 1.0f / sqrtf(warp_sum(sum) / (float)dim + norm.eps);
+    for (u32 i = lane; i < dim; i += WARP) sum += (values[i] - mean) * (values[i] - mean);
+    Scaling scaling = {mean, factor_of(warp_sum(sum), dim, norm.eps)};
     for (u32 i = lane; i < dim; i += WARP) {
-        float y = values[i] * factor * norm.weight[(head * dim + i) % norm.weights];
-        values[i] = norm.biases ? y + norm.bias[(head * dim + i) % norm.biases] : y;
+        u32 place = head * dim + i;
+        values[i] = by_norm(values[i], scaling, norm, place % norm.weights, norm.biases ? place % norm.biases : 0);
     }
 }
 

@@ -467,6 +467,14 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
     let genes = counted(scored.map_or(0, |s| run.genes_of(s).len()), "parameter");
     let optimizer = optimizer_of(run, &candidate.id);
     let evals = counted(run.evals as usize, "evaluation");
+    // Of several searches one after the other, its own.
+    let of_whole_stage = scored.map_or(run.evals, |s| evals_of_whole_stage(run, s));
+    let stage = if of_whole_stage == run.evals {
+        ""
+    } else {
+        " of its stage"
+    };
+    let in_stage = format!("{}{stage}", counted(of_whole_stage as usize, "evaluation"));
     match candidate.origin {
         Origin::Parent => format!("It is the model {} as it is", parent_name(&candidate.id)),
         Origin::Baseline => format!(
@@ -474,12 +482,15 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
             candidate.id
         ),
         Origin::Random => format!("Its {genes} were drawn at random, one of {evals}"),
-        Origin::WarmStart => format!("Its {genes} are of a recipe that the search of {evals} was begun with"),
+        Origin::WarmStart if stage.is_empty() => {
+            format!("Its {genes} are of a recipe that the search of {evals} was begun with")
+        }
+        Origin::WarmStart => format!("Its {genes} are of a recipe that {in_stage} were begun with"),
         Origin::Learned => learned_from(run, candidate, &genes, optimizer, &evals),
-        Origin::Search => format!("Its {genes} were found by {optimizer} in {evals}"),
-        Origin::Guided => format!("Its {genes} are a language model's proposal, one of {evals} of {optimizer}"),
+        Origin::Search => format!("Its {genes} were found by {optimizer} in {in_stage}"),
+        Origin::Guided => format!("Its {genes} are a language model's proposal, one of {in_stage} of {optimizer}"),
         Origin::Mean if optimizer == GAUSSIAN_PROCESS => {
-            format!("Its {genes} are those from which a Gaussian process expects most after {evals}")
+            format!("Its {genes} are those from which a Gaussian process expects most after {in_stage}")
         }
         Origin::Mean => {
             let of_stage = scored.map_or(0, |s| evals_of_stage(run, s));
@@ -519,6 +530,17 @@ fn evals_of_stage(run: &Run, scored: &Scored) -> u64 {
     scored
         .evals
         .saturating_sub(earlier.map(|other| other.evals).max().unwrap_or(0))
+}
+
+/// Evaluations of a candidate's stage, from its first to its last; all of the run, where there is one stage.
+fn evals_of_whole_stage(run: &Run, scored: &Scored) -> u64 {
+    let last = |is_one: &dyn Fn(usize) -> bool| {
+        let ones = run.scored.iter().filter(|other| is_one(other.stage));
+        ones.map(|other| other.evals).max()
+    };
+    let before = last(&|stage| stage < scored.stage).unwrap_or(0);
+    let until = last(&|stage| stage > scored.stage).and_then(|_| last(&|stage| stage == scored.stage));
+    until.unwrap_or(run.evals).saturating_sub(before)
 }
 
 /// How the winner does on tasks that are no part of the fitness, beside the base, or beside the best parent without one.
@@ -593,6 +615,31 @@ mod tests {
             "{made}"
         );
         assert_eq!(luck(&run), None);
+    }
+
+    /// "Its 94 parameters were found by cma-es-margin in 24 evaluations", of which 13 were those of the stage before.
+    #[test]
+    fn a_stage_has_evaluations_of_its_own() {
+        let mut run = Run::from_records(&rehearsal::journal());
+        let is_bred = |c: &Candidate| c.origin == Origin::Search;
+        let last = run.scored.iter().rposition(|s| is_bred(&s.candidate)).unwrap();
+        let (bred, all) = (run.scored[last].candidate.clone(), run.evals);
+        assert!(provenance(&run, &bred).ends_with(&format!("in {all} evaluations")));
+        let before = run.scored[last / 2].evals;
+        for scored in &mut run.scored {
+            scored.stage = usize::from(scored.evals > before);
+        }
+        let told = provenance(&run, &bred);
+        assert!(
+            told.ends_with(&format!("in {} evaluations of its stage", all - before)),
+            "{told}"
+        );
+        let first = run.scored.iter().find(|s| is_bred(&s.candidate)).unwrap();
+        let told = provenance(&run, &first.candidate);
+        assert!(
+            told.ends_with(&format!("in {before} evaluations of its stage")),
+            "{told}"
+        );
     }
 
     /// A journal that somebody wrote may say that a point was learned from itself.
