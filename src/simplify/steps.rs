@@ -2,7 +2,9 @@
 //! decided elsewhere, and a recipe that no method accepts fails there like any other.
 
 use super::numbers::{is_quantity, numbers, visit, with_number};
-use crate::recipe::{Body, DefaultValue, Filtered, Method, ParamValue, Parameters, Recipe, Slice, Source, Stage};
+use crate::recipe::{
+    BaseRule, Body, DefaultValue, Filtered, Method, ParamValue, Parameters, Recipe, Slice, Source, Stage,
+};
 
 /// A simpler recipe and how it differs.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +34,7 @@ pub fn steps(recipe: &Recipe) -> Vec<Step> {
         joined_modules(stage, &mut add);
         defaults(stage, &mut add);
     }
+    without_path(recipe, &mut steps);
     rounded(recipe, &mut steps);
     left_out(recipe, &mut steps);
     steps
@@ -244,12 +247,59 @@ fn whole_models(stage: &Stage, add: &mut Add<'_>) {
         layer_range: None,
         ..s.clone()
     });
-    let changed = Stage {
+    let mut changed = Stage {
         body: Body::Models(models.collect()),
         parameters,
         ..stage.clone()
     };
+    if stage.merge_method.info().base == BaseRule::Ignored {
+        // Beside whole models it would be one of them.
+        if changed.tokenizer_source.as_deref() == Some("base") {
+            return;
+        }
+        changed.base_model = None;
+    }
     add("whole models instead of slices".into(), changed);
+}
+
+/// Without a last stage that takes the layers of what the one before it made in their order.
+fn without_path(recipe: &Recipe, steps: &mut Vec<Step>) {
+    let [.., before, last] = recipe.stages.as_slice() else {
+        return;
+    };
+    let sources = match &last.body {
+        Body::Models(models) => models,
+        Body::Slices(slices) => match slices.as_slice() {
+            [slice] if slice.parameters.is_empty() => &slice.sources,
+            _ => return,
+        },
+    };
+    let [only] = sources.as_slice() else { return };
+    let is_in_order = last.merge_method == Method::Passthrough
+        && before.name.as_ref() == Some(&only.model)
+        && only.layer_range.is_none_or(|[from, _]| from == 0)
+        && only.parameters.is_empty()
+        && last.parameters.is_empty()
+        && last.modules.is_empty();
+    if !is_in_order {
+        return;
+    }
+    let mut recipe = recipe.clone();
+    recipe.stages.pop();
+    if let Some(result) = recipe.stages.last_mut() {
+        *result = Stage {
+            name: last.name.clone(),
+            out_dtype: last.out_dtype.or(last.dtype).or(before.out_dtype),
+            tokenizer_source: last.tokenizer_source.clone().or(before.tokenizer_source.clone()),
+            tokenizer: last.tokenizer.clone().or(before.tokenizer.clone()),
+            chat_template: last.chat_template.clone().or(before.chat_template.clone()),
+            ..before.clone()
+        };
+    }
+    steps.push(Step {
+        change: "without the path behind the mixture".into(),
+        recipe,
+    });
 }
 
 /// The same for all modules, with the mean of what they had: everywhere, or for one parameter of one source.

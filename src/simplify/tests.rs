@@ -114,6 +114,32 @@ fn what_does_not_matter_goes_and_what_matters_stays() {
     );
 }
 
+/// A path that had become all layers of the mixture in their order: "refused: passthrough takes 1 models, here are 2", and the
+/// simplest recipe kept a stage that did nothing.
+#[test]
+fn a_path_of_all_layers_is_no_stage_of_its_own() {
+    let path = parse(
+        "name: ps\nmerge_method: task_arithmetic\nbase_model: base\nmodels: [{model: maths, parameters: {weight: 1}}]\n\
+         dtype: float32\n---\nmerge_method: passthrough\nbase_model: base\ntokenizer_source: base\n\
+         slices: [{sources: [{model: ps, layer_range: [0, 8]}]}]\nout_dtype: float16\n",
+    );
+    let step = |recipe: &Recipe, words: &str| {
+        let found = steps::steps(recipe).into_iter().find(|step| step.change == words);
+        found.expect(words).recipe
+    };
+    let one = step(&path, "without the path behind the mixture");
+    assert_eq!(one.stages.len(), 1);
+    let result = one.result();
+    assert_eq!((result.merge_method.name(), &result.name), ("task_arithmetic", &None));
+    assert_eq!(result.tokenizer_source.as_deref(), Some("base"));
+    assert_eq!(result.out_dtype.map(|dtype| dtype.name()), Some("f16"));
+    let is_offered = |words: &str| steps::steps(&path).iter().any(|step| step.change == words);
+    assert!(
+        !is_offered("whole models instead of slices"),
+        "the base would be one of them"
+    );
+}
+
 #[test]
 fn losses_are_counted_from_the_winner_and_do_not_add_up() {
     let (recipe, _) = simplest(0.03, &mut examiner);
