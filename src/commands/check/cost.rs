@@ -31,7 +31,7 @@ const GUIDE_SAMPLE: usize = 64;
 const TEXTS_OF_QUESTION: usize = 4;
 
 /// Longest step of learning that is tried, to see how much memory it takes; a text forward and back takes as long as so many answers.
-const LONGEST_STEP_S: f64 = 20.0;
+const LONGEST_STEP_S: f64 = 60.0;
 const ANSWERS_OF_TEXT: f64 = 4.0;
 
 /// Memory of a run besides models: its journal, what is made of it, and what is written when it ends.
