@@ -75,12 +75,16 @@ impl Trackers {
 /// Refuses, before a run begins, what nothing could be told to at its end.
 ///
 /// # Errors
-/// The address of `--webhook` is none.
+/// The address of `--webhook`, or what looks like one of `--mlflow`, is none.
 pub fn check(args: &TellArgs) -> Result<()> {
-    match &args.webhook {
-        Some(url) if !is_address(url) => {
+    let is_path = |word: &str| !word.contains("://");
+    match (&args.webhook, args.mlflow.as_ref().and_then(|to| to.to_str())) {
+        (Some(url), _) if !is_address(url) => {
             anyhow::bail!("--webhook {url}: an address begins with http:// or https://, and a server's name follows")
         }
+        (_, Some(to)) if !is_address(to) && !is_path(to) => anyhow::bail!(
+            "--mlflow {to}: a server's address begins with http:// or https://, and its name follows; else a directory is meant"
+        ),
         _ => Ok(()),
     }
 }
@@ -246,6 +250,24 @@ mod tests {
         let mut trackers = Trackers::of(&args, &dir);
         rehearsal::journal().iter().for_each(|record| trackers.see(record));
         trackers
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_before_the_run_begins() {
+        let with = |to: &str| {
+            check(&TellArgs {
+                mlflow: Some(to.into()),
+                ..TellArgs::default()
+            })
+        };
+        for to in ["mlruns", "/tmp/a:b", "http://there:5000", "C:/runs"] {
+            assert!(with(to).is_ok(), "{to}");
+        }
+        // The first of them made a folder `http:`.
+        for to in ["http://", "file:///tmp/x", "sqlite:///m.db", "http:///x"] {
+            let refused = with(to).unwrap_err().to_string();
+            assert!(refused.contains(&format!("--mlflow {to}: ")), "{refused}");
+        }
     }
 
     /// `--mlflow http://…` made a folder of that name.

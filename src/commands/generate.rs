@@ -26,22 +26,26 @@ struct Outputs {
     outputs: Vec<Output>,
 }
 
-/// The prompts of a file, one a line.
-fn lines(file: &Path) -> Result<Vec<String>> {
+/// The prompts of a file, one a line, with where each stands.
+fn lines(file: &Path) -> Result<Vec<(String, String)>> {
     let name = file.display();
     let text = checkpoint::read_text(&standard_input(file), LONGEST_INPUT)
         .with_context(|| format!("cannot read the prompts {name}"))?;
     let mut prompts = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = format!("{name}:{}", i + 1);
         let line: Line = serde_json::from_str(line)
-            .with_context(|| format!("{name}:{}: a line of the form {{\"prompt\": …}} is expected", i + 1))?;
-        prompts.push(line.prompt);
+            .with_context(|| format!("{place}: a line of the form {{\"prompt\": …}} is expected"))?;
+        prompts.push((place, line.prompt));
     }
     Ok(prompts)
 }
 
 pub fn generate(args: GenerateArgs) -> Outcome {
-    let mut prompts = args.prompt.clone();
+    let given = args.prompt.iter().enumerate();
+    let mut prompts: Vec<(String, String)> = given
+        .map(|(i, prompt)| (format!("--prompt number {}", i + 1), prompt.clone()))
+        .collect();
     if let Some(file) = &args.prompts {
         prompts.extend(lines(file)?);
     }
@@ -51,7 +55,7 @@ pub fn generate(args: GenerateArgs) -> Outcome {
     let mut engine = runtime::engine(&args.model, &args.engine)?;
     let stop: Arc<[String]> = args.stop.into();
     let mut requests = Vec::new();
-    for (i, prompt) in prompts.iter().enumerate() {
+    for (i, (place, prompt)) in prompts.iter().enumerate() {
         let prompt = match runtime::chat(&args.chat) {
             None => engine.tokenizer().encode(prompt, true)?,
             Some(chat) => {
@@ -60,7 +64,7 @@ pub fn generate(args: GenerateArgs) -> Outcome {
             }
         };
         if prompt.is_empty() {
-            return Err(anyhow!("prompt {} has no tokens", i + 1).into());
+            return Err(anyhow!("{place}: the prompt has no tokens; write one, or leave the line out").into());
         }
         requests.push(Request {
             prompt,
@@ -79,7 +83,7 @@ pub fn generate(args: GenerateArgs) -> Outcome {
     let outputs: Vec<Output> = prompts
         .into_iter()
         .zip(generations)
-        .map(|(prompt, generation)| Output {
+        .map(|((_, prompt), generation)| Output {
             prompt,
             finish: generation.finish.name(),
             text: generation.text,

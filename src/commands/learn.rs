@@ -181,7 +181,7 @@ pub(super) fn tasks(
 ) -> Result<Vec<(Task, Vec<Question>)>> {
     let split = runtime::split(&args.split, &Split::ALL)?;
     if limit == 0 {
-        bail!("--questions 0 leaves nothing to read");
+        bail!("--questions 0 (which --limit says, too) leaves nothing to read");
     }
     let mut tasks = Vec::new();
     for name in &args.tasks {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::{environment, learn, runtime};
@@ -74,7 +74,13 @@ pub(super) fn tasks(args: &MeasuringArgs, asked: &TaskQuestionsArgs) -> Result<A
         seed: args.seed,
         ..Samples::new(1)
     });
-    learn::tasks(asked, args.questions, samples)
+    learn::tasks(asked, args.questions, samples).map_err(|e| match e.downcast_ref() {
+        Some(eval::Error::Samples { task, .. }) => anyhow!(
+            "the task '{task}' has no answers that the model could write: it asks how likely given ones are. Read those: \
+             --labels solutions"
+        ),
+        _ => e,
+    })
 }
 
 /// With what a model was measured, for those who find the file later.

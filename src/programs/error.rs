@@ -34,7 +34,7 @@ pub enum Error {
     #[error("{reason}")]
     Stuck { reason: String },
     #[error(
-        "the engine '{engine}' finds no number for how likely a text of {tokens} tokens is: not a number, or infinite"
+        "the engine '{engine}' finds no number for how likely a text of {tokens} tokens is: not a number, infinite, or beyond ±1e100"
     )]
     NotFinite { engine: String, tokens: usize },
 }

@@ -249,7 +249,10 @@ struct Likelihood {
     greedy: bool,
 }
 
-/// The number of the text that was scored, and its score; `None` if that is not a number.
+/// Beyond it sums of log-likelihoods overflow, and no text of any model comes near it.
+const LEAST_LIKELIHOOD: f64 = -1e100;
+
+/// The number of the text that was scored, and its score; `None` if that is not a number, or below −1e100.
 ///
 /// # Errors
 /// What is wrong with the answer.
@@ -269,6 +272,9 @@ pub fn scored(answer: Value, requests: &[ScoreRequest]) -> Result<(usize, Option
             .as_f64()
             .ok_or_else(|| format!("its score of text {i} is no number"))?,
     };
+    if log_likelihood < LEAST_LIKELIHOOD {
+        return Ok((i, None));
+    }
     if log_likelihood > ROUNDING * tokens.max(1) as f64 {
         return Err(format!("its log-likelihood of text {i} is {log_likelihood}, above 0"));
     }
@@ -362,7 +368,7 @@ mod tests {
         let score = read(json!(-1.5)).unwrap().1.unwrap();
         assert_eq!((score.log_likelihood, score.tokens, score.greedy), (-1.5, 2, true));
         assert_eq!(read(json!(1e-4)).unwrap().1.unwrap().log_likelihood, 0.0);
-        for odd in [json!("NaN"), json!("-Infinity"), Value::Null] {
+        for odd in [json!("NaN"), json!("-Infinity"), json!(-1e308), Value::Null] {
             assert_eq!(read(odd).unwrap(), (0, None));
         }
         assert!(read(json!(0.5)).unwrap_err().contains("above 0"));

@@ -21,6 +21,8 @@ pub(super) struct StageShare {
     pub next: &'static str,
     evals: Option<u64>,
     elapsed_ms: Option<u64>,
+    /// Candidates before it, where the next one builds on its best: then it breeds at least one.
+    bred_before: Option<u64>,
 }
 
 impl Run<'_, '_> {
@@ -32,20 +34,27 @@ impl Run<'_, '_> {
         }
     }
 
-    /// What the budget has for a stage before the `next` one.
-    pub(super) fn stage_share(&self, next: Stage, share: f64) -> StageShare {
+    /// What the budget has for a stage before the `next` one, of which it is a part if it is `narrow`.
+    pub(super) fn stage_share(&self, next: Stage, share: f64, narrow: bool) -> StageShare {
         let budget = &self.plan.budget;
         let part = |total: u64| (total as f64 * share) as u64;
         StageShare {
             next: next.name(),
             evals: budget.evals.map(part),
             elapsed_ms: budget.duration_ms.map(part),
+            bred_before: (!narrow).then_some(self.evals),
         }
     }
 
     /// Whether a stage's share of the budget is used up, of which `out` candidates at work have taken their part.
     pub(super) fn is_spent(&self, share: &StageShare, out: usize) -> bool {
         let StageShare { evals, elapsed_ms, .. } = *share;
+        if share
+            .bred_before
+            .is_some_and(|before| self.evals + out as u64 <= before)
+        {
+            return false;
+        }
         evals.is_some_and(|evals| self.evals + out as u64 >= evals)
             || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)
     }

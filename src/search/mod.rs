@@ -676,7 +676,7 @@ impl Run<'_, '_> {
         }
         let reason = loop {
             let next = genome.next_stage();
-            self.stage_share = next.map(|next| self.stage_share(next, genome.share()));
+            self.stage_share = next.map(|next| self.stage_share(next, genome.share(), genome.stage().is_narrow()));
             let (over, optimizer) = self.stage(&genome, known.take())?;
             self.learn_on(&genome)?;
             let reason = match over {

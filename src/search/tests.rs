@@ -2402,6 +2402,38 @@ fn a_hybrid_search_out_of_time_killed_anywhere_has_an_end() {
     }
 }
 
+/// With one candidate, or with no time left after the parents, the first stage of a hybrid bred nobody for the second one to
+/// build on: "not one candidate could be scored", though nobody had been asked, and `resume` said the same for ever.
+#[test]
+fn the_first_stage_of_a_hybrid_breeds_one_candidate_at_least() {
+    let control = Control::default();
+    for (evals, duration_ms) in [
+        (1, None),
+        (2, None),
+        (3, None),
+        (40, Some(700)),
+        (40, Some(1000)),
+        (40, Some(1300)),
+    ] {
+        let plan = Plan {
+            budget: event::Budget {
+                evals: Some(evals),
+                duration_ms,
+            },
+            ..hybrid("cma-es")
+        };
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let (end, _) = go(&path, &plan, Function::new(), &control);
+        assert_eq!(end.unwrap(), End::Done, "{evals} {duration_ms:?}");
+        let bred = event::run::Run::from_records(&read(&path).unwrap()).evals;
+        assert!(
+            bred > 0 && (duration_ms.is_some() || bred == evals),
+            "{evals} {duration_ms:?}: {bred}"
+        );
+    }
+}
+
 /// Whoever is at work when a stop is asked for is waited for; nobody is asked twice.
 #[test]
 fn a_stopped_run_of_several_hands_loses_nothing() {

@@ -126,6 +126,9 @@ pub enum PromptText {
 #[derive(Debug, Deserialize)]
 pub struct Chat {
     pub messages: Vec<ChatMessage>,
+    /// What the chat template is told besides.
+    #[serde(default)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     #[serde(default)]
     logprobs: Option<bool>,
     #[serde(default)]
@@ -154,28 +157,123 @@ struct Part {
     text: Option<String>,
 }
 
-/// Fields that mean something else than nothing, with the only value that can be honoured.
-const UNABLE: [(&str, &[&str]); 9] = [
-    ("frequency_penalty", &["0", "0.0"]),
-    ("presence_penalty", &["0", "0.0"]),
-    ("repetition_penalty", &["1", "1.0"]),
-    ("logit_bias", &["{}"]),
-    ("suffix", &["\"\""]),
-    ("tools", &["[]"]),
-    ("functions", &["[]"]),
-    ("response_format", &["{\"type\":\"text\"}"]),
-    ("guided_json", &[]),
+/// Fields of OpenAI's clients, and of those of vLLM, SGLang, llama.cpp and TGI, that change an answer, with the values that
+/// change nothing. Numbers are compared as numbers.
+const UNABLE: &[(&[&str], &[&str])] = &[
+    // How tokens are weighed.
+    (
+        &[
+            "frequency_penalty",
+            "presence_penalty",
+            "no_repeat_ngram_size",
+            "epsilon_cutoff",
+            "eta_cutoff",
+            "penalty_alpha",
+            "mirostat",
+            "dynatemp_range",
+            "xtc_probability",
+            "dry_multiplier",
+            "top_n_sigma",
+            "guidance_scale",
+        ],
+        &["0"],
+    ),
+    (
+        &[
+            "repetition_penalty",
+            "repeat_penalty",
+            "length_penalty",
+            "typical_p",
+            "tfs_z",
+        ],
+        &["1"],
+    ),
+    (&["logit_bias", "vllm_xargs"], &["{}"]),
+    (
+        &[
+            "bad_words",
+            "allowed_token_ids",
+            "logits_processors",
+            "samplers",
+            "tools",
+            "functions",
+            "documents",
+        ],
+        &["[]"],
+    ),
+    (&["use_beam_search", "early_stopping", "watermark"], &["false"]),
+    (&["num_beams"], &["1"]),
+    // Where an answer ends.
+    (&["stop_token_ids", "stop_regex"], &["[]"]),
+    (
+        &["ignore_eos", "include_stop_str_in_output", "no_stop_trim"],
+        &["false"],
+    ),
+    (&["min_tokens", "min_new_tokens"], &["0"]),
+    (&["max_new_tokens", "n_predict", "max_length"], &[]),
+    // What the model reads.
+    (&["suffix"], &["\"\""]),
+    (
+        &[
+            "truncate_prompt_tokens",
+            "truncate",
+            "chat_template",
+            "mm_processor_kwargs",
+        ],
+        &[],
+    ),
+    (&["continue_final_message"], &["false"]),
+    (&["add_generation_prompt"], &["true"]),
+    (&["reasoning_effort", "verbosity"], &[]),
+    // What an answer must look like.
+    (
+        &[
+            "structured_outputs",
+            "structural_tag",
+            "guided_json",
+            "guided_regex",
+            "guided_choice",
+            "guided_grammar",
+            "json_schema",
+            "grammar",
+            "regex",
+            "ebnf",
+            "audio",
+            "web_search_options",
+        ],
+        &[],
+    ),
+    (&["response_format"], &["{\"type\": \"text\"}"]),
+    (&["modalities"], &["[\"text\"]"]),
+    (&["tool_choice", "function_call"], &["\"none\"", "\"auto\""]),
+    (
+        &["do_sample", "skip_special_tokens", "spaces_between_special_tokens"],
+        &["true"],
+    ),
+    // What is told of it.
+    (&["prompt_logprobs", "n_probs"], &["0"]),
 ];
+
+/// Whether a field says what is so anyway.
+fn is_one_of(value: &Value, nothing: &[&str]) -> bool {
+    let same = |other: &Value| match (value.as_f64(), other.as_f64()) {
+        (Some(one), Some(two)) => one == two,
+        _ => value == other,
+    };
+    nothing
+        .iter()
+        .any(|text| serde_json::from_str(text).is_ok_and(|other| same(&other)))
+}
 
 impl Common {
     /// Refuses what cannot be honoured.
     pub fn able(&self) -> Result<(), Refusal> {
-        for (field, nothing) in UNABLE {
-            let value = self.rest.get(field).filter(|value| !value.is_null());
-            if let Some(value) = value
-                .map(Value::to_string)
-                .filter(|value| !nothing.contains(&value.as_str()))
-            {
+        for (field, nothing) in UNABLE
+            .iter()
+            .flat_map(|(fields, nothing)| fields.iter().map(move |f| (f, nothing)))
+        {
+            let value = self.rest.get(*field).filter(|value| !value.is_null());
+            if let Some(value) = value.filter(|value| !is_one_of(value, nothing)) {
                 return Err(Refusal::of(
                     field,
                     format!("{field}: {value} cannot be honoured here; leave it out"),
@@ -365,12 +463,24 @@ mod tests {
             ("response_format", json!({"type": "json_object"})),
             ("best_of", json!(4)),
             ("suffix", json!("end")),
+            // These were passed over, and answered as if nobody had asked for them.
+            ("structured_outputs", json!({"json": {}})),
+            ("guided_choice", json!(["a", "b"])),
+            ("stop_token_ids", json!([46])),
+            ("ignore_eos", json!(true)),
+            ("min_tokens", json!(5)),
+            ("typical_p", json!(0.5)),
+            ("use_beam_search", json!(true)),
+            ("truncate_prompt_tokens", json!(3)),
+            ("skip_special_tokens", json!(false)),
+            ("tool_choice", json!("required")),
         ] {
             let refusal = common(json!({field: value})).able().unwrap_err();
             assert_eq!((refusal.status, refusal.param.as_deref()), (400, Some(field)));
         }
         let nothing = json!({"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": null, "tools": [],
-            "response_format": {"type": "text"}, "user": "me", "best_of": 1, "anything": {"else": 1}});
+            "response_format": {"type": "text"}, "min_tokens": 0.0, "ignore_eos": false, "typical_p": 1, "tool_choice": "auto",
+            "skip_special_tokens": true, "user": "me", "best_of": 1, "anything": {"else": 1}});
         assert_eq!(common(nothing).able(), Ok(()));
     }
 

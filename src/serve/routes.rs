@@ -171,7 +171,10 @@ impl Server {
         }
         let message = |m: &super::protocol::ChatMessage| Ok(Message::new(m.role.clone(), m.text()?));
         let messages = body.messages.iter().map(message).collect::<Result<Vec<_>, Refusal>>()?;
-        let text = self.tokenizer.apply_chat_template(&messages, true);
+        let told = body.chat_template_kwargs.as_ref();
+        let text = self
+            .tokenizer
+            .apply_chat_template_with(&messages, true, told.unwrap_or(&serde_json::Map::new()));
         let text = text.map_err(|e| Refusal::of("messages", e.to_string()))?;
         let tokens = self.tokens(PromptText::Text(text))?;
         let logprobs = body.logprobs()?.map(|top| Logprobs { top, of_prompt: false });

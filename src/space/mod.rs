@@ -515,7 +515,7 @@ pub struct TaskRef {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
     /// Several answers to each question, instead of the task's own number.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(flatten, serialize_with = "Samples::write")]
     pub samples: Option<Samples>,
     /// The score that counts, instead of the task's own.
     #[serde(skip_serializing_if = "Option::is_none")]

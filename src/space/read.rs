@@ -857,7 +857,7 @@ fn variables(map: &Map<'_>) -> Result<Option<serde_json::Map<String, serde_json:
     let variable = |(name, node): &(String, Node)| {
         let value = match &node.value {
             Value::Bool(b) => (*b).into(),
-            Value::Int(i) => (*i).into(),
+            Value::Int(i) => serde_json::Number::from_i128(*i).into(),
             Value::Float(x) => (*x).into(),
             Value::Str(text) => text.as_str().into(),
             _ => return Err(node.error("a word, a number, true or false is expected here")),
@@ -1323,6 +1323,113 @@ search:
         assert_eq!((space.tokenizer.as_str(), space.finale.finalists), ("base", 8));
         let text = space.to_yaml();
         assert_eq!(Space::parse(Path::new("s.yaml"), &text).unwrap(), space, "{text}");
+    }
+
+    /// A run reads the space that it wrote itself whenever it is resumed or exported: one whose task drew several samples, or
+    /// whose seed was 2^63 or more, was searched to its end and could never be opened again.
+    #[test]
+    fn every_key_is_read_back() {
+        const WEIGHTS: &str = r#"
+name: t
+models: {base: b, 'no': m, '7': s}
+base: base
+tokenizer: 'no'
+vision: '7'
+hybrid: ps_then_dfs
+parameter_space:
+  method: [dare_ties, breadcrumbs]
+  layer_groups: [[0, 2], [2, 8]]
+  modules: [attn, experts, other]
+  expert_groups: 3
+  genes:
+    weight: {range: [-0.5, 1.5], per: [model, group]}
+    density: {range: [0.25, 1e-0], per: recipe}
+    rescale: false
+data_flow_space: {sources: [ps, '7'], repeats: 2, max_layers: 9, scales: [0.5, 1.5], pin: {first: ps, last: '7'}}
+fitness:
+  tasks:
+    - {task: a, lang: 'no', weight: 1e-7, split: train, limit: 7, shots: 0, profile: parity, max_new_tokens: 9,
+       chat_template: off, system: "a: b # c", chat_template_kwargs: {n: 1, big: 18446744073709551615, less: -3, x: .5, on: true, s: 'true'},
+       samples: 4, sampling: {temperature: 0.3, top_k: 5, top_p: 0.9, min_p: 0.05, seed: 18446744073709551615},
+       score: maj@4, think: {open: '<t>', close: '</t>', budget: 3}}
+    - b
+  engine: {command: [e, -x], timeout: 1.5, patience: 2, dtype: bf16, workers: 3}
+  objectives: scalar
+  scale: standard_error
+  guard: {perplexity_ratio: 1.5}
+  chat_template: auto
+  system: |
+    two
+    lines
+  chat_template_kwargs: {y: 'n'}
+  think: true
+search:
+  optimizer: cma-es
+  population: 6
+  evals: 40
+  racing: {rungs: [4, 8]}
+  learn: {steps: 3, batch: 2, questions: 5, rounds: 2, teachers: best, wrong: 0.1, after: true}
+  warm_start: [ties, w.yaml]
+  guide: {endpoint: 'http://h:1/v1', model: m, key: K, every: 2, tokens: 5}
+  widening: true
+  greedy_soup: false
+  mixed_workers: false
+  asynchronous: true
+  seed: 18446744073709551615
+final:
+  finalists: 3
+  selection: {split: x, limit: all}
+  test: {split: y, limit: 5}
+  held_out: [{task: c, samples: 2}, d]
+  allow_overlap: true
+"#;
+        const FRONT: &str = "
+name: t
+models: {a: b, c: d}
+vision: merged
+parameter_space: {method: slerp, genes: {t: {range: [0, 1], per: [module, group]}}}
+fitness: {tasks: [a, b], objectives: pareto, tokens: true}
+search: {population: auto, learn: off, racing: false}
+";
+        const NUMBERS: &str = "
+name: '1e3'
+genes: {x: [-5, 5], 'y': {int: [-2, 9]}, m: {choice: ['1', 'true', '~', a]}}
+fitness: {command: [p, '1', ''], questions: q.jsonl, timeout: 9, patience: 3, workers: 2, weights: {a: -1, 'no': 0.5}}
+search: {optimizer: genetic, mating: {attraction: 0.25}, racing: true, asynchronous: true}
+";
+        const SERVED: &str = "
+name: t
+models: {a: b, c: d}
+parameter_space: {method: linear, layer_groups: 2, genes: {weight: [0, 1]}}
+fitness: {command: p, SERVED: true}
+";
+        let (served, written) = (
+            SERVED.replace("SERVED", "serve"),
+            SERVED.replace("SERVED", "materialize"),
+        );
+        let all = [WEIGHTS, FRONT, NUMBERS, &served, &written];
+        for text in all {
+            let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+            let again = space.to_yaml();
+            assert_eq!(Space::parse(Path::new("s.yaml"), &again).unwrap(), space, "{again}");
+        }
+        // A key that is new in this file is new in this test.
+        let this = include_str!("read.rs").split("#[cfg(test)]").next().unwrap();
+        for asks in ["optional(\"", "required(\""] {
+            for (at, _) in this.match_indices(asks) {
+                let key = this[at + asks.len()..].split('"').next().unwrap();
+                assert!(all.iter().any(|text| text.contains(&format!("{key}:"))), "{key}");
+            }
+        }
+        // As runs were written before.
+        let old = WEIGHTS.replace("samples: 4, sampling: {", "samples: {n: 4, ");
+        assert_eq!(
+            Space::parse(Path::new("s.yaml"), &old).unwrap(),
+            Space::parse(Path::new("s.yaml"), WEIGHTS).unwrap()
+        );
+        let refused = |seed: &str| error("  evals: 20", &format!("  seed: {seed}"));
+        assert!(refused("18446744073709551616").contains("search.seed: a whole number is expected here"));
+        assert!(refused("-1").contains("a whole number of 0 or more"));
     }
 
     #[test]

@@ -6,13 +6,17 @@
 
 use super::Error;
 use heterosis_engine::Sampling;
-use heterosis_yaml::{self as yaml, Map, Node};
+use heterosis_yaml::{self as yaml, Map, Node, Value};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The most samples of one question.
 const MOST: usize = 1024;
 
 /// How many answers are drawn to a question, and how.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+///
+/// As a block of its own between programs; in a file that people write it is two keys, [`Samples::read`] and
+/// [`Samples::write`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Samples {
     /// Answers to each question, from 1.
@@ -58,20 +62,28 @@ impl Samples {
                 None => Ok(None),
             };
         };
+        // Runs were written with all of it in one block.
+        if let (Value::Map(_), None) = (&count.value, how) {
+            let map = count.map()?;
+            return Samples::read_parts(map.required("n")?, count, Some(&map)).map(Some);
+        }
+        let map = how.map(Node::map).transpose()?;
+        Samples::read_parts(count, how.unwrap_or(count), map.as_ref()).map(Some)
+    }
+
+    fn read_parts(count: &Node, how: &Node, map: Option<&Map<'_>>) -> Result<Self, yaml::Error> {
         let n = match count.usize()? {
             n @ 1..=MOST => n,
             n => return Err(count.error(format!("{n} is not between 1 and {MOST}"))),
         };
         let mut samples = Samples::new(n);
-        if let Some(node) = how {
-            samples.read_how(node)?;
+        if let Some(map) = map {
+            samples.read_how(map)?;
         }
-        samples.checked().map_err(|e| how.unwrap_or(count).error(e))?;
-        Ok(Some(samples))
+        samples.checked().map_err(|e| how.error(e))
     }
 
-    fn read_how(&mut self, node: &Node) -> Result<(), yaml::Error> {
-        let map = node.map()?;
+    fn read_how(&mut self, map: &Map<'_>) -> Result<(), yaml::Error> {
         let number = |key| map.optional(key).map(Node::f64).transpose();
         let (temperature, top_p, min_p) = (number("temperature")?, number("top_p")?, number("min_p")?);
         self.temperature = temperature.map_or(self.temperature, |t| t as f32);
@@ -80,6 +92,37 @@ impl Samples {
         self.top_k = map.optional("top_k").map_or(Ok(self.top_k), Node::usize)?;
         self.seed = map.optional("seed").map_or(Ok(self.seed), Node::u64)?;
         map.finish()
+    }
+
+    /// As the keys that [`Samples::read`] reads, none where there are no samples; for serde's `flatten`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn write<S: Serializer>(samples: &Option<Self>, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Keys {
+            samples: usize,
+            sampling: How,
+        }
+        #[derive(Serialize)]
+        struct How {
+            temperature: f32,
+            top_k: usize,
+            top_p: f32,
+            min_p: f32,
+            seed: u64,
+        }
+        let keys = samples.as_ref().map(|samples| Keys {
+            samples: samples.n,
+            sampling: How {
+                temperature: samples.temperature,
+                top_k: samples.top_k,
+                top_p: samples.top_p,
+                min_p: samples.min_p,
+                seed: samples.seed,
+            },
+        });
+        keys.serialize(serializer)
     }
 
     /// Refuses what cannot be drawn with.

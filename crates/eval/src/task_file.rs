@@ -845,7 +845,7 @@ fn gate(node: &Node) -> Result<GateSpec, Error> {
 fn row(node: &Node) -> Result<Row, Error> {
     let field = |(key, value): &(String, Node)| {
         let value = match &value.value {
-            yaml::Value::Int(i) => (*i).into(),
+            yaml::Value::Int(i) => serde_json::Number::from_i128(*i).into(),
             _ => value.text()?.into(),
         };
         Ok((key.clone(), value))

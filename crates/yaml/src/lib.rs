@@ -74,8 +74,8 @@ pub enum Value {
     Null,
     /// `true` or `false`; `yes` and `no` are words.
     Bool(bool),
-    /// Decimal digits with or without a sign, where they fit.
-    Int(i64),
+    /// Decimal digits with or without a sign, from −2^63 to 2^64 − 1: what serde, and so every writer of YAML here, knows.
+    Int(i128),
     /// Also `.inf` and `.nan`, which [`Node::f64`] refuses.
     Float(f64),
     /// Quoted, or none of the above.
@@ -328,7 +328,9 @@ fn plain(text: &str) -> Value {
         ".nan" => return Value::Float(f64::NAN),
         _ => {}
     }
-    if let Ok(i) = text.parse::<i64>() {
+    if let Ok(i) = text.parse::<i128>()
+        && (i64::MIN.into()..=u64::MAX.into()).contains(&i)
+    {
         return Value::Int(i);
     }
     let numeric = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
@@ -508,8 +510,12 @@ impl Node {
     /// A whole number; `2.0` is none.
     ///
     /// # Errors
-    /// It is anything else.
+    /// It is anything else, or 2^63 or more.
     pub fn i64(&self) -> Result<i64, Error> {
+        i64::try_from(self.whole()?).map_err(|_| self.expected("a whole number below 2^63"))
+    }
+
+    fn whole(&self) -> Result<i128, Error> {
         match self.value {
             Value::Int(i) => Ok(i),
             _ => Err(self.expected("a whole number")),
@@ -521,7 +527,7 @@ impl Node {
     /// # Errors
     /// It is anything else.
     pub fn u64(&self) -> Result<u64, Error> {
-        u64::try_from(self.i64()?).map_err(|_| self.expected("a whole number of 0 or more"))
+        u64::try_from(self.whole()?).map_err(|_| self.expected("a whole number of 0 or more"))
     }
 
     /// A whole number for a count or an index.
@@ -529,7 +535,7 @@ impl Node {
     /// # Errors
     /// It is anything else, negative, or too large for this machine.
     pub fn usize(&self) -> Result<usize, Error> {
-        usize::try_from(self.i64()?).map_err(|_| self.expected("a whole number of 0 or more"))
+        usize::try_from(self.whole()?).map_err(|_| self.expected("a whole number of 0 or more"))
     }
 
     /// A switch.

@@ -383,6 +383,7 @@ pub fn luck(run: &Run) -> Option<String> {
         unit.with_error(points, fall.stderr.hypot(stderr)) + word
     };
     Some(match luck > 0.0 {
+        _ if unit.is_nothing(luck) => format!("{others}, so no luck shows in it (it keeps as much as they do)."),
         true => format!("{others}, so that {} of its score were luck.", points(luck)),
         false => format!(
             "{others}, so no luck shows in it (it keeps {} more than they do).",
@@ -402,6 +403,7 @@ fn fall(finalist: &Finalist) -> Score {
 
 fn moved(unit: Unit, fall: f64) -> String {
     match fall > 0.0 {
+        _ if unit.is_nothing(fall) => "stays where it is".into(),
         true => format!("falls by {}", unit.points(fall)),
         false => format!("rises by {}", unit.points(fall)),
     }
@@ -409,6 +411,7 @@ fn moved(unit: Unit, fall: f64) -> String {
 
 fn moved_their(unit: Unit, fall: f64) -> String {
     match fall > 0.0 {
+        _ if unit.is_nothing(fall) => "neither gain nor lose on average".into(),
         true => format!("lose {} on average", unit.points(fall)),
         false => format!("gain {} on average", unit.points(fall)),
     }
@@ -816,6 +819,15 @@ mod tests {
         );
         assert!(told.contains("so that 1.0 ± "), "{told}");
         assert!(set((0.80, 0.74), (0.70, 0.60)).contains("so no luck shows in it"));
+        let told = set((0.80, 0.80), (0.70, 0.70));
+        assert!(
+            told.contains("stays where it is on the selection questions; the unsearched merges"),
+            "{told}"
+        );
+        assert!(
+            told.contains("neither gain nor lose on average there, so no luck shows in it (it keeps as much"),
+            "{told}"
+        );
         // The selection questions are easier, and the child gained less than those whom nobody chose: luck all the same.
         assert!(set((0.80, 0.81), (0.70, 0.75)).contains("so that 4.0 ± "));
         run.selection.as_mut().unwrap().finalists.retain(|f| counts(&f.origin));

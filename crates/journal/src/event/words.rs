@@ -87,16 +87,25 @@ impl Unit {
 
     /// `54.0` or `-1.234`.
     pub fn value(self, value: f64) -> String {
-        match self {
+        let text = match self {
             Self::Percent => format!("{:.1}", 100.0 * value),
             Self::Tokens => format!("{value:.1}"),
             Self::Nats | Self::Raw if value != 0.0 && (value.abs() >= 1e5 || value.abs() < 1e-3) => {
                 format!("{value:.2e}")
             }
             Self::Nats | Self::Raw if value.abs() >= 1000.0 => format!("{value:.1}"),
-            // No minus before a zero.
-            Self::Nats | Self::Raw => format!("{:.3}", value + 0.0),
+            Self::Nats | Self::Raw => format!("{value:.3}"),
+        };
+        // No minus before a zero, also one that was rounded to.
+        match text.strip_prefix('-') {
+            Some(size) if is_zero(size) => size.into(),
+            _ => text,
         }
+    }
+
+    /// Whether nothing of it is left in words.
+    pub fn is_nothing(self, value: f64) -> bool {
+        is_zero(&self.value(value))
     }
 
     /// `54.0 ± 3.2`: the standard error, not an interval. The score of a command has none.
@@ -114,13 +123,18 @@ impl Unit {
 
     /// `+12.4` or `-0.031`.
     pub fn signed(self, value: f64) -> String {
-        let sign = if value >= 0.0 { "+" } else { "" };
-        format!("{sign}{}", self.value(value))
+        let text = self.value(value);
+        let sign = if text.starts_with('-') { "" } else { "+" };
+        format!("{sign}{text}")
     }
 
     /// `+12.4 points` or `-0.031 nats`: a difference with its sign.
     pub fn lead(self, difference: f64) -> String {
-        let sign = if difference >= 0.0 { "+" } else { "-" };
+        let sign = if self.value(difference).starts_with('-') {
+            "-"
+        } else {
+            "+"
+        };
         format!("{sign}{}", self.points(difference))
     }
 
@@ -149,6 +163,10 @@ impl Unit {
     pub fn from_to(self, (low, high): (f64, f64)) -> String {
         format!("{} to {}", self.value(low), self.value(high))
     }
+}
+
+fn is_zero(digits: &str) -> bool {
+    digits.chars().all(|c| matches!(c, '0' | '.'))
 }
 
 /// What is said where a fitness adds accuracies and log-likelihoods.
@@ -352,6 +370,12 @@ mod tests {
         assert_eq!(Unit::Percent.signed(0.124), "+12.4");
         assert_eq!(Unit::Raw.signed(-0.031), "-0.031");
         assert_eq!(Unit::Percent.points(-0.124), "12.4 points");
+        // "it keeps -0.0 ± 20.9 points more than they do"
+        assert_eq!(Unit::Percent.with_error(-0.0001, 0.209), "0.0 ± 20.9");
+        assert_eq!(
+            (Unit::Percent.signed(-0.0001), Unit::Percent.lead(-0.0)),
+            ("+0.0".into(), "+0.0 points".into())
+        );
         assert_eq!(
             (Unit::Raw.value(0.0), Unit::Raw.value(-0.0)),
             ("0.000".into(), "0.000".into())
