@@ -17,7 +17,10 @@ use super::{Failure, Outcome, environment, print_json, runtime::runtime_options,
 use crate::{
     cli::CheckArgs,
     eval::{Kind, Split, Task},
-    event::{FinalPlan, Phase, words::MIXED_KINDS},
+    event::{
+        FinalPlan, Phase,
+        words::{MIXED_KINDS, counted},
+    },
     merge::Plan,
     models::{Opened, Parents},
     recipe::read,
@@ -258,7 +261,19 @@ fn check_space(args: &CheckArgs, mut space: Space) -> Result<Findings> {
             Ok(guide) => costs.guide = guide,
             Err(e) => findings.problems.push(format!("search.guide: {}", super::in_words(&e))),
         }
-        let learning = session.learning_plan()?;
+        let nothing = session.teaches_nothing()?;
+        let learning = session.learning_plan()?.filter(|_| nothing.is_none());
+        let both = session.learned_and_scored()?;
+        findings.warnings.extend(both.iter().filter(|_| learning.is_some()).map(|(task, n)| {
+            format!(
+                "search.learn: rounds after the first learn from {} of '{task}' that candidates are scored on, since its split has no others: \
+                 the search's scores flatter what was learned (the final's do not); a smaller 'limit' leaves more of them",
+                counted(*n, "question")
+            )
+        }));
+        findings
+            .warnings
+            .extend(nothing.map(|reason| format!("search.learn: nothing will be learned before the search: {reason}")));
         costs.tell(&session, (&plan, learning.as_ref()), budget_ms, &mut findings);
     }
     if let Some(compared) = &compared {

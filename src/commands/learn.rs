@@ -11,10 +11,13 @@ use super::{
 use crate::{
     cli::{LearnArgs, TaskQuestionsArgs, TeacherArg},
     eval::{self, Profile, Question, Samples, Split, Task, TaskOptions},
-    learn::{Change, Course, Settings, Step, teachers, variables},
+    learn::{
+        Change, Course, Settings, Step, teachers,
+        variables::{self, Chain},
+    },
     merge::{Plan, Resident},
     model::{Engine, ScoreRequest, Text},
-    models::{Opened, Runtime, beside, engine_of, read_recipe, verbatim},
+    models::{Opened, Runtime, engine_of, placed, read_recipe, verbatim},
     recipe::{Recipe, write},
 };
 
@@ -74,9 +77,11 @@ pub fn learn(args: LearnArgs) -> Outcome {
     let opened = Opened::of_recipe(&recipe, &args.recipe, &environment::hub_options())?;
     let tasks = tasks(&args.asked, args.questions, None)?;
     let runtime = runtime::runtime(&args.engine)?;
-    let material = gather(&args, &recipe, &opened, &tasks, &runtime)?;
     let (variables, start) = variables::of_recipe(&recipe);
-    let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point));
+    let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point, &start));
+    // Before anybody is asked.
+    Chain::new(&opened.parents, &decode, &start, &variables)?;
+    let material = gather(&args, &recipe, &opened, &tasks, &runtime)?;
     let mut course = Course {
         parts: None,
         resident: Resident::new(&opened.parents, &recipe.models()),
@@ -105,9 +110,12 @@ pub fn learn(args: LearnArgs) -> Outcome {
     bar.finish_and_clear();
     let learned = learned.map_err(Failure::work)?;
     let child = decode(&learned.point);
-    let text = write::to_yaml(&placed(&child, &args.recipe, &args.out));
+    let text = write::to_yaml(&for_elsewhere(&child, &args.recipe, &args.out));
     fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))?;
-    let numbers = course.variables.iter().zip(start.iter().zip(rounded(&learned.point)));
+    let numbers = course
+        .variables
+        .iter()
+        .zip(start.iter().zip(rounded(&learned.point, &start)));
     let lesson = Lesson {
         out: args.out.display().to_string(),
         texts: learned.texts.0,
@@ -159,16 +167,17 @@ fn show(lesson: &Lesson, json: bool) {
     ));
 }
 
-/// Four decimals, as in the recipes of a search.
-fn rounded(point: &[f64]) -> Vec<f64> {
-    point.iter().map(|x| (x * 1e4).round() / 1e4).collect()
+/// As [`variables::rounded`]; numbers that have not moved stay as they were written.
+fn rounded(point: &[f64], start: &[f64]) -> Vec<f64> {
+    let of = |(x, start): (&f64, &f64)| if x == start { *x } else { variables::rounded(*x) };
+    point.iter().zip(start).map(of).collect()
 }
 
-/// The recipe with models that were found beside its file, and that are to be found from another directory.
-fn placed(recipe: &Recipe, file: &Path, out: &Path) -> Recipe {
+/// The recipe for another directory, where `./m` may be another model, or none.
+fn for_elsewhere(recipe: &Recipe, file: &Path, out: &Path) -> Recipe {
     match file.parent() == out.parent() {
         true => recipe.clone(),
-        false => recipe.with_models(|word| beside(word, file)),
+        false => recipe.with_models(|word| placed(word, file).unwrap_or_else(|_| word.into())),
     }
 }
 
@@ -229,7 +238,14 @@ fn gather(
     };
     let mut first = 0;
     let mut open = Vec::new();
+    let is_asked = !matches!(args.teachers, TeacherArg::Auto | TeacherArg::Solutions);
     for (task, questions) in tasks {
+        if is_asked && task.kind().is_measured() {
+            tracing::warn!(
+                "models write no answers to '{}', so nobody is asked: its right choices or texts teach",
+                task.name()
+            );
+        }
         let solved = match args.teachers {
             TeacherArg::Answers | TeacherArg::Best | TeacherArg::Vote | TeacherArg::Distil
                 if !task.kind().is_measured() =>

@@ -317,7 +317,7 @@ impl Course<'_> {
             return Err(Error::TooFewTexts {
                 texts: right,
                 least: LEAST_TEXTS,
-                way_out: "ask more questions, or give the task reference solutions",
+                way_out: "ask more questions, give the task reference solutions, or learn from answers (teachers: answers)",
             });
         }
         let part = (groups.len() as f64 * self.settings.held_back).round() as usize;

@@ -19,6 +19,8 @@ pub struct Variable {
     pub high: f64,
     /// Whole numbers and choices stay where they are.
     pub is_real: bool,
+    /// What a number of its kind is counted in, where its range is open: 1, as weights are, as a rule.
+    pub unit: f64,
 }
 
 /// Width of a variable whose range is open: what weights are usually searched over.
@@ -27,15 +29,30 @@ const OPEN_WIDTH: f64 = 1.8;
 impl Variable {
     pub fn width(&self) -> f64 {
         let width = self.high - self.low;
-        if width.is_finite() { width } else { OPEN_WIDTH }
+        if width.is_finite() {
+            width
+        } else {
+            OPEN_WIDTH * self.unit
+        }
     }
 
-    /// A difference that stays in the range, and has no more than the four decimals that genes have.
+    /// A difference that stays in the range, and has no more than the four decimals that genes have, or as [`rounded`].
     fn step(&self, at: f64) -> f64 {
-        let step = (self.width() / 4.0).min(1.0 / 16.0);
-        let step = ((step * 1e4).floor() / 1e4).max(1e-4);
+        let step = (self.width() / 4.0).min(self.unit / 16.0);
+        let step = match self.unit < 1.0 {
+            true => rounded(step),
+            false => ((step * 1e4).floor() / 1e4).max(1e-4),
+        };
         if at + step <= self.high { step } else { -step }
     }
+}
+
+/// Four decimals, as genes have; of numbers below a tenth four digits that count, of which four decimals would leave few or none.
+pub fn rounded(x: f64) -> f64 {
+    let digits = 3.0 - x.abs().log10().floor();
+    let scale = 10f64.powf(digits.max(4.0));
+    let rounded = (x * scale).round() / scale;
+    if rounded.is_finite() { rounded } else { x }
 }
 
 /// The derivative of every knob with respect to every variable.
@@ -54,7 +71,7 @@ impl Chain {
         variables: &[Variable],
     ) -> Result<Self, Error> {
         // Genes are decoded to four decimals: differences between rounded points are exact.
-        let start: Vec<f64> = start.iter().map(|x| (x * 1e4).round() / 1e4).collect();
+        let start: Vec<f64> = start.iter().map(|x| rounded(*x)).collect();
         let recipe = decode(&start);
         let here = Plan::new(&recipe, source)?.knobs();
         let learned = recipe.stages.iter().flat_map(|stage| stage.merge_method.info().learned);
@@ -112,10 +129,31 @@ pub fn of_recipe(recipe: &Recipe) -> (Vec<Variable>, Vec<f64>) {
             low,
             high,
             is_real: true,
+            unit: 1.0,
         });
         point.push(*value);
     });
+    for i in 0..variables.len() {
+        let kind = parameter(&variables[i].name);
+        let alike = variables.iter().zip(&point).filter(|(v, _)| parameter(&v.name) == kind);
+        let largest = alike.map(|(_, x)| x.abs()).fold(0.0, f64::max);
+        variables[i].unit = unit(largest);
+    }
     (variables, point)
+}
+
+/// `weight` of `weight[2].model`.
+fn parameter(name: &str) -> &str {
+    name.split(['.', '[']).next().unwrap_or(name)
+}
+
+/// Of numbers that are far from 1 the power of ten next to the largest: weights of 0.00004 and 0.00002, which a method divides by
+/// their sum, are no nearer to each other than 0.4 and 0.2.
+fn unit(largest: f64) -> f64 {
+    match largest {
+        0.0 | 0.05..=20.0 => 1.0,
+        _ => 10f64.powf(largest.log10().ceil()),
+    }
 }
 
 /// The recipe with its numbers replaced, in the order of [`of_recipe`].

@@ -30,7 +30,8 @@ pub use align::{Aligned, Moved};
 pub use child::{write, write_from};
 pub use error::Error;
 pub use open::{
-    Opened, add, beside, check_spec, checked_spec_of, engine_of, is_recipe, read_recipe, spec_of, without_prefix,
+    Opened, add, beside, check_spec, checked_spec_of, engine_of, is_recipe, placed, read_recipe, spec_of,
+    without_prefix,
 };
 pub use overwrite::{begin, marked, publish, refuse_for_recipe, refuse_foreign};
 pub use runtime::{Computed, DeviceChoice, Runtime, RuntimeOptions};

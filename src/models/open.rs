@@ -1,6 +1,6 @@
 //! Opens what a MODEL word means, and makes an engine of it.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, io, path::Path, sync::Arc};
 
 use super::{Error, Parents, Runtime, verbatim};
 use crate::{
@@ -197,6 +197,23 @@ pub fn beside(word: &str, file: &Path) -> String {
         (model, Some(adapter)) => format!("{}+{}", found(model), found(adapter)),
         (model, None) => found(model),
     }
+}
+
+/// [`beside`] with paths that mean the same from everywhere, for files that are read elsewhere.
+///
+/// # Errors
+/// There is no working directory any more.
+pub fn placed(word: &str, file: &Path) -> io::Result<String> {
+    let place = |part: &str| match part.starts_with("hf:") {
+        true => Ok(part.to_string()),
+        false => std::path::absolute(part).map(|path| path.display().to_string()),
+    };
+    let found = beside(word, file);
+    Ok(match split_adapter(&found) {
+        _ if Path::new(&found).exists() => place(&found)?, // whatever it is called
+        (model, Some(adapter)) => format!("{}+{}", place(model)?, place(adapter)?),
+        (model, None) => place(model)?,
+    })
 }
 
 /// `owner/name` or `owner/name@revision`, unless there is a folder `owner` here: then `name` is misspelt.

@@ -1,7 +1,7 @@
 //! Who won: finalists on fresh questions, then the sealed test split, once.
 //!
 //! The best score of a search is the luckiest of many, so it decides only who comes here. The selection questions, which
-//! no candidate was bred on, choose the winner; the optimizer's mean and what was learned last win ties, see
+//! no candidate was bred on, choose the winner; the optimizer's mean and what learning has led to win ties, see
 //! [`least_lucky_wins_ties`]. The test split is then read a single time, and that reading is in the journal. Last, the winner
 //! and the parents meet tasks that the search never asked: what the child forgot.
 
@@ -10,8 +10,8 @@ use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entra
 use crate::{
     eval::stats,
     event::{
-        Candidate, CandidateId, Comparison, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase,
-        Selection, TestReading, TestScore, standing,
+        Candidate, Comparison, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase, Selection,
+        TestReading, TestScore, standing,
     },
 };
 
@@ -73,7 +73,11 @@ impl Run<'_, '_> {
         finalists.sort_by(|(a, _), (b, _)| b.fresh.value.total_cmp(&a.fresh.value));
         let seed = plan.space.search.seed;
         let noise = |a: &Evaluation, b: &Evaluation| plan.selection.compare(&a.answers, &b.answers, seed).stderr;
-        least_lucky_wins_ties(&mut finalists, self.scored.len(), noise);
+        let recipe = |id: &str| self.scored.iter().find(|c| c.id == id).map(|c| &c.recipe_digest);
+        let learned_last = self.learned_last.as_ref();
+        let is_steady =
+            |f: &Finalist| f.origin == Origin::Mean || (f.origin == Origin::Learned && recipe(&f.id) == learned_last);
+        least_lucky_wins_ties(&mut finalists, self.scored.len(), is_steady, noise);
         let finalists: Vec<Finalist> = finalists.into_iter().map(|(finalist, _)| finalist).collect();
         let is_parent = |f: &&Finalist| f.origin == Origin::Parent;
         let best = finalists.iter().find(|f| !is_parent(f)).map(|f| f.id.clone());
@@ -255,7 +259,7 @@ fn front<'a>(candidates: &[&'a Candidate], plan: &Plan) -> Vec<&'a Candidate> {
     candidates.iter().filter(is_free).copied().collect()
 }
 
-/// Puts the optimizer's mean or what was learned last first, the better of them, unless the best of k finalists is better by
+/// Puts who is steady first, the optimizer's mean or what learning has led to, the better of them, unless the best of k finalists is better by
 /// more than luck alone would make the best of k equals: √(2 ln k) standard errors of their difference, which `noise` gives for the
 /// selection questions; on the search's, k are all that the best was the best of, `searched`.
 /// Luck has touched these least: the mean averages over all that the search has seen, and what was learned has followed the
@@ -263,15 +267,14 @@ fn front<'a>(candidates: &[&'a Candidate], plan: &Plan) -> Vec<&'a Candidate> {
 ///
 /// **Source**: the bound on the expected maximum of k normal variables, Boucheron et al. 2013, Concentration Inequalities,
 /// theorem 2.5.
-fn least_lucky_wins_ties<A>(finalists: &mut [(Finalist, A)], searched: usize, noise: impl Fn(&A, &A) -> f64) {
+fn least_lucky_wins_ties<A>(
+    finalists: &mut [(Finalist, A)],
+    searched: usize,
+    is_steady: impl Fn(&Finalist) -> bool,
+    noise: impl Fn(&A, &A) -> f64,
+) {
     let is_child = |(f, _): &(Finalist, A)| f.origin != Origin::Parent;
-    let round = |f: &Finalist| match (&f.origin, f.id.parse()) {
-        (Origin::Learned, Ok(CandidateId::Learned(round))) => Some(round),
-        _ => None,
-    };
-    let last_round = finalists.iter().filter_map(|(f, _)| round(f)).max();
-    let is_trusted = |f: &Finalist| f.origin == Origin::Mean || round(f).is_some_and(|n| Some(n) == last_round);
-    let trusted = finalists.iter().position(|(f, _)| is_trusted(f));
+    let trusted = finalists.iter().position(|(f, _)| is_steady(f));
     let best = finalists.iter().position(is_child);
     if let (Some(trusted), Some(best)) = (trusted, best) {
         let k = finalists.iter().filter(|f| is_child(f)).count() as f64;
@@ -292,6 +295,8 @@ fn least_lucky_wins_ties<A>(finalists: &mut [(Finalist, A)], searched: usize, no
 mod tests {
     use super::*;
     use crate::event::Score;
+
+    const LEARNED_LAST: &str = "learned-10";
 
     fn order(finalists: &[(&str, Origin, f64)]) -> Vec<String> {
         let of_search: Vec<f64> = finalists.iter().map(|_| 0.5).collect();
@@ -315,7 +320,8 @@ mod tests {
             (finalist, ())
         };
         let mut finalists: Vec<_> = finalists.iter().zip(of_search).map(finalist).collect();
-        least_lucky_wins_ties(&mut finalists, 60, |(), ()| 0.02);
+        let is_steady = |f: &Finalist| f.origin == Origin::Mean || f.id == LEARNED_LAST;
+        least_lucky_wins_ties(&mut finalists, 60, is_steady, |(), ()| 0.02);
         finalists.into_iter().map(|(f, ())| f.id).collect()
     }
 
@@ -378,9 +384,9 @@ mod tests {
         ];
         assert_eq!(order(&rounds), ["learned-10", "learned-2", "a"]);
         // Of the mean and the last round the better one.
-        let both = [("a", Search, 0.72), ("mean", Mean, 0.71), ("learned-1", Learned, 0.7)];
-        assert_eq!(order(&both), ["mean", "a", "learned-1"]);
-        let both = [("a", Search, 0.72), ("learned-1", Learned, 0.71), ("mean", Mean, 0.7)];
-        assert_eq!(order(&both), ["learned-1", "a", "mean"]);
+        let both = [("a", Search, 0.72), ("mean", Mean, 0.71), ("learned-10", Learned, 0.7)];
+        assert_eq!(order(&both), ["mean", "a", "learned-10"]);
+        let both = [("a", Search, 0.72), ("learned-10", Learned, 0.71), ("mean", Mean, 0.7)];
+        assert_eq!(order(&both), ["learned-10", "a", "mean"]);
     }
 }

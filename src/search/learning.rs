@@ -20,12 +20,16 @@ use super::{
     Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored,
     genome::{Genome, Who},
     race::Entrant,
+    scoring::Paired,
 };
 use crate::{
     event::{self, CandidateId, Event, Level, Origin},
-    learn::{Settings, Variable, teachers},
+    learn::{self, Settings, Variable, teachers, variables::Chain},
+    merge::TensorSource,
     space::{GeneKind, GeneSpec, Learning, Start, Teachers},
 };
+
+pub use crate::learn::LEAST_TEXTS;
 
 /// What an evaluator is asked to learn.
 pub struct Lesson<'a> {
@@ -135,7 +139,7 @@ impl Run<'_, '_> {
         if !is_possible || !learning.teachers.teach_themselves() || !(is_untried || learning.after) {
             return Ok(());
         }
-        let Some(from) = self.led_to() else {
+        let Some(from) = self.led_to().filter(|_| variables(genome).iter().any(|v| v.is_real)) else {
             return Ok(());
         };
         self.keeps_answers = true;
@@ -214,6 +218,14 @@ impl Run<'_, '_> {
             if !goes_on {
                 break;
             }
+        }
+        let led_to = match pupils.as_slice() {
+            [.., before, last] if self.is_told_worse(last, before) => Some(before),
+            pupils => pupils.last(),
+        };
+        let scored = led_to.and_then(|pupil| self.scored.iter().find(|c| c.id == pupil.entrant.id));
+        if let Some(led_to) = scored {
+            self.learned_last = Some(led_to.recipe_digest.clone());
         }
         Ok(pupils)
     }
@@ -392,15 +404,22 @@ impl Run<'_, '_> {
     /// questions cannot tell a gain of a point from none, and the next round learns from other questions. Beyond the usual number
     /// a round has to be told to be better.
     fn goes_on(&self, pupil: &Pupil, last: &Pupil, is_usual: bool) -> bool {
-        let seed = self.plan.space.search.seed;
-        let paired = self
-            .standard
-            .compare(&pupil.answers.answers, &last.answers.answers, seed);
-        let is_told = paired.p_value <= WORSE;
+        let paired = self.paired(pupil, last);
         match is_usual {
-            true => paired.difference >= 0.0 || !is_told,
-            false => paired.difference > 0.0 && is_told,
+            true => !self.is_told_worse(pupil, last),
+            false => paired.difference > 0.0 && paired.p_value <= WORSE,
         }
+    }
+
+    fn is_told_worse(&self, pupil: &Pupil, last: &Pupil) -> bool {
+        let paired = self.paired(pupil, last);
+        paired.difference < 0.0 && paired.p_value <= WORSE
+    }
+
+    /// The one − the other, on the same questions.
+    fn paired(&self, pupil: &Pupil, last: &Pupil) -> Paired {
+        let (one, other) = (&pupil.answers.answers, &last.answers.answers);
+        self.standard.compare(one, other, self.plan.space.search.seed)
     }
 
     /// Keeps the answers of somebody who may teach.
@@ -408,6 +427,20 @@ impl Run<'_, '_> {
         if self.keeps_answers && self.evaluator.learns() {
             self.given.push(Given::by(entrant, exam, evaluation));
         }
+    }
+}
+
+/// Why no gene of this stage has a slope, at the middle of its range; `None` where one has, or where that cannot be told.
+pub fn nothing_moves(genome: &Genome, source: &dyn TensorSource) -> Option<String> {
+    let variables = variables(genome);
+    let middle: Vec<f64> = variables.iter().map(|v| f64::midpoint(v.low, v.high)).collect();
+    let decode = |genotype: &[f64]| match genome.decode(genotype) {
+        Who::Recipe(recipe) => *recipe,
+        Who::Model(_) | Who::Genes(_) => unreachable!("only the genome of a merge learns"),
+    };
+    match Chain::new(source, &decode, &middle, &variables) {
+        Err(e @ learn::Error::NothingToMove { .. }) => Some(e.to_string()),
+        _ => None,
     }
 }
 
@@ -423,6 +456,7 @@ pub(super) fn variables(genome: &Genome) -> Vec<Variable> {
             low,
             high,
             is_real,
+            unit: 1.0,
         }
     };
     genome.genes().iter().map(variable).collect()

@@ -63,7 +63,7 @@ pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources};
 pub use external::{Delivery, Endpoint, External, Served};
 pub use genome::Genome;
 pub use guide::{Adviser, ExpectedAdvice, expected_advice};
-pub use learning::Lesson;
+pub use learning::{LEAST_TEXTS, Lesson, nothing_moves};
 pub use overlap::{AskedPart, AskedQuestion, compare_questions, parts_of_run, selected_elsewhere};
 pub use questions::Questions;
 pub use scoring::{Catalogue, Exam, ExamTask, names_fit};
@@ -456,6 +456,8 @@ struct Run<'a, 'b> {
     lessons: u64,
     /// Those that were begun when the stage before this one ended.
     lessons_before: u64,
+    /// What learning has led to, by the recipe's digest.
+    learned_last: Option<String>,
     /// Learned for each of several objectives alone.
     ends_of_front: Vec<optim::Genotype>,
     /// What a language model proposed.
@@ -519,6 +521,7 @@ impl<'a, 'b> Run<'a, 'b> {
             apart: Vec::new(),
             lessons: 0,
             lessons_before: 0,
+            learned_last: None,
             ends_of_front: Vec::new(),
             guided: Vec::new(),
             unanswered: 0,
@@ -889,7 +892,11 @@ impl Run<'_, '_> {
         let options = optim::Options {
             seed: plan.space.search.seed,
             population_size: plan.space.search.population,
-            noisy: !plan.search.tasks.is_empty(),
+            // Whoever is asked the same questions again says the same; in a race the questions are others.
+            noisy: match kind {
+                optim::Kind::Genetic | optim::Kind::Nsga2 => self.pace.is_racing(),
+                _ => !plan.search.tasks.is_empty(),
+            },
             learning_rate_adaptation: self.pace.is_racing() && kind == optim::Kind::CmaEs,
             objectives: match kind {
                 optim::Kind::Nsga2 => plan.objectives(),

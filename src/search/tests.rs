@@ -1,6 +1,6 @@
 //! The whole loop with an evaluator that computes a function: milliseconds, no models.
 
-use std::{cell::RefCell, fs, path::Path, sync::Mutex, time::Duration};
+use std::{cell::RefCell, collections::HashSet, fs, path::Path, sync::Mutex, time::Duration};
 
 use super::*;
 use crate::{
@@ -2662,6 +2662,54 @@ fn rounds_that_pay_are_followed_by_more() {
     let (more, most) = (rounds(&learning(2), 0.3), 2 * 3);
     assert!((3..=most).contains(&more), "{more}");
     assert_eq!(rounds(&learning(2), 0.98), 2, "the second brings little");
+}
+
+/// Learning ended with a round that was told to be worse than the one before it, and that point was then chosen: it had been
+/// "learned last", and twenty selection questions could not tell it from the other.
+#[test]
+fn a_round_that_is_told_to_be_worse_is_not_what_learning_has_led_to() {
+    let mut plan = learning(3);
+    plan.budget.evals = Some(1);
+    plan.selection.tasks[0].items.truncate(6);
+    let mut function = learner(Ok(2.4));
+    function.quality = |maths, spanish| 0.9 - 0.5 * ((maths - 0.9).powi(2) + (spanish - 0.6).powi(2));
+    let (records, _) = run_of(&plan, function);
+    let pupils: Vec<&event::Candidate> = scored_as(&records, &Origin::Learned).collect();
+    let [before, last] = pupils.as_slice() else {
+        panic!("{} rounds", pupils.len())
+    };
+    let run = event::run::Run::from_records(&records);
+    let selection = run.selection.unwrap();
+    let fresh = |id: &str| selection.finalists.iter().find(|f| f.id == id).unwrap().fresh;
+    println!(
+        "{} {} {:?} {:?}",
+        before.fitness,
+        last.fitness,
+        fresh(&before.id),
+        fresh(&last.id)
+    );
+    assert!(last.fitness < before.fitness);
+    assert_ne!(selection.best, last.id);
+}
+
+/// Half of the candidates of `genetic` and `nsga2` were the parents of their generation, asked the same questions once more under
+/// new names; a front named one recipe up to six times.
+#[test]
+fn who_is_asked_the_same_questions_is_not_asked_again() {
+    for optimizer in ["genetic", "genetic, population: 6", "genetic, mating: attraction"] {
+        let mut plan = plan(optimizer);
+        plan.warm_starts.clear();
+        let (records, _) = run_of(&plan, Function::new());
+        let bred: Vec<&event::Candidate> = scored_as(&records, &Origin::Search).collect();
+        let distinct: HashSet<&String> = bred.iter().map(|c| &c.recipe_digest).collect();
+        // Two children may be alike.
+        assert!(
+            bred.len() > 20 && distinct.len() * 10 >= bred.len() * 9,
+            "{optimizer}: {} of {}",
+            distinct.len(),
+            bred.len()
+        );
+    }
 }
 
 /// Ten steps from the first answers, then thirty candidates around them, whose mean was better: and nothing was learned of that.

@@ -81,15 +81,14 @@ pub use tasks::fitness_tasks;
 pub use watch::{Watching, Wish, watch, wish};
 
 use crate::{
-    checkpoint,
-    event::{self, CandidateId},
+    event::{self, CandidateId, words::counted},
     host::Host,
     merge::{self, Plan, TensorSource},
     model::{DecoderSpec, spec::NormPlace},
     models::{self, Parents, Runtime, RuntimeOptions},
     recipe::Recipe,
-    search::{self, FitnessTask, Genome, MergeEvaluator, compare_questions, parts_of_run},
-    space::{self, Codec, Finale, Fold, GeneSpec, Limit, Shape, Space},
+    search::{self, FitnessTask, Genome, LEAST_TEXTS, MergeEvaluator, compare_questions, parts_of_run},
+    space::{self, Codec, Finale, Fold, GeneSpec, Limit, Shape, Space, Teachers},
     workers,
 };
 
@@ -238,9 +237,16 @@ impl Session {
         let (first, is_pareto) = (self.genome.stage(), space.fitness.is_pareto());
         let alone = if is_pareto { self.tasks.len() } else { 0 };
         // What was tried before a stage is not tried after it, unless the space says so.
-        let after_first = usize::from(learning.after || !first.mixes_weights());
+        let scales = space
+            .data_flow_space
+            .as_ref()
+            .is_some_and(|paths| paths.scales.is_some());
+        let after_first = usize::from(match first.mixes_weights() {
+            true => learning.after,
+            false => scales || first == space::Stage::Joint,
+        });
         let widened = if first.is_narrow() { 1 } else { 0 };
-        let paths = usize::from(first.mixes_weights() && space.data_flow_space.is_some());
+        let paths = usize::from(first.mixes_weights() && scales && self.genome.next_stage().is_some());
         let stages = match is_pareto || !learning.teachers.teach_themselves() {
             true => 0,
             false => after_first + widened + paths,
@@ -256,6 +262,60 @@ impl Session {
             batch: learning.batch,
             questions,
         }))
+    }
+
+    /// Of each task the questions that candidates are scored on and that further rounds of learning ask as well, since its split has no
+    /// others.
+    ///
+    /// # Errors
+    /// Data that are missing or damaged.
+    pub fn learned_and_scored(&self) -> Result<Vec<(&str, usize)>, Error> {
+        let rounds = self.learning_plan()?.map_or(0, |plan| plan.rounds + plan.rounds_after);
+        let (Some(learning), 2..) = (&self.space.search.learn, rounds) else {
+            return Ok(Vec::new());
+        };
+        let mut both = Vec::new();
+        for FitnessTask { task, split, limit, .. } in &self.tasks {
+            let all = task.count(*split)?;
+            let others = all - limit.unwrap_or(all).min(all);
+            let again = learning.questions.min(all).saturating_sub(others);
+            both.extend((again > 0).then(|| (task.name(), again)));
+        }
+        Ok(both)
+    }
+
+    /// Why its rounds before the search will teach nothing, where that can be told before anybody is asked.
+    ///
+    /// # Errors
+    /// Data that are missing or damaged.
+    pub fn teaches_nothing(&self) -> Result<Option<String>, Error> {
+        let plan = self.learning_plan()?;
+        let (Some(_), Some(learning)) = (plan.filter(|plan| plan.rounds > 0), &self.space.search.learn) else {
+            return Ok(None);
+        };
+        if let Some(reason) = search::nothing_moves(&self.genome, &*self.parents) {
+            return Ok(Some(reason));
+        }
+        let (mut questions, mut solved) = (0, false);
+        for FitnessTask { task, split, limit, .. } in &self.tasks {
+            let all = task.questions(*split)?;
+            let asked = limit.unwrap_or(all.len()).min(all.len());
+            questions += asked;
+            solved |= task.kind().is_measured();
+            for question in &all[..asked] {
+                solved = solved || task.solution(question)?.is_some();
+            }
+        }
+        Ok(match learning.teachers {
+            _ if questions < LEAST_TEXTS => Some(format!(
+                "the search asks {}, and the texts of at least {LEAST_TEXTS} are needed to hold some back; raise the tasks' 'limit'",
+                counted(questions, "question")
+            )),
+            Teachers::Solutions if !solved => {
+                Some("no task has worked solutions; learn from right answers: 'teachers: answers'".into())
+            }
+            _ => None,
+        })
     }
 
     /// Refuses ranges that contradict each other; only for new runs, since old ones may have begun with them.
@@ -584,15 +644,7 @@ fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
     let guide = space.search.guide.as_mut().filter(|guide| guide.endpoint.is_none());
     let models = space.models.iter_mut().map(|(_, word)| word);
     for word in models.chain(guide.map(|guide| &mut guide.model)) {
-        let found = models::beside(word, file);
-        let place = |part: &str| match part.starts_with("hf:") {
-            true => Ok(part.to_string()),
-            false => absolute(part),
-        };
-        *word = match checkpoint::split_adapter(&found) {
-            (model, Some(adapter)) => format!("{}+{}", place(model)?, place(adapter)?),
-            (model, None) => place(model)?,
-        };
+        *word = models::placed(word, file).map_err(Error::io(&*word))?;
     }
     let fitness = &mut space.fitness;
     let scores = fitness.command.as_mut().map(|command| &mut command.command);

@@ -13,7 +13,7 @@ use heterosis::{
 };
 use serde_json::Value;
 
-use super::program::{good, refused, root, space_over_family, story};
+use super::program::{good, heterosis, refused, root, space_over_family, story};
 
 fn parents() -> Parents {
     let mut parents = Parents::default();
@@ -237,6 +237,7 @@ fn a_course_tells_which_numbers_should_not_move_as_one() {
         low: 0.0,
         high: 1.8,
         is_real: true,
+        unit: 1.0,
     };
     let course = |parts| Course {
         variables: vec![whole("maths"), whole("spanish")],
@@ -444,6 +445,57 @@ fn the_command_learns_from_solutions_and_from_answers_and_writes_a_recipe() {
     refused(
         &["learn", own, &empty, "--task", &task, "--questions", "0"],
         &["--questions 0"],
+    );
+}
+
+/// `./a` was written into a recipe beside whose file another `a` lies; and weights of less than a ten-thousandth were rounded away,
+/// with "the point after 0 is taken".
+#[test]
+fn a_recipe_that_is_learned_into_another_directory_means_the_same() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (sub, other) = (tmp.path().join("sub"), tmp.path().join("other"));
+    let link = |dir: &Path, name: &str, model: &str| {
+        fs::create_dir_all(dir).unwrap();
+        std::os::unix::fs::symlink(root().join("models").join(model), dir.join(name)).unwrap();
+    };
+    link(&sub, "a", "tiny-base");
+    link(&sub, "b", "tiny-maths-en");
+    link(&other, "a", "tiny-spanish");
+    let text = "merge_method: linear\nmodels:\n- {model: ./a, parameters: {weight: 0.00004}}\n\
+                - {model: ./b, parameters: {weight: 0.00002}}\n";
+    fs::write(sub.join("two.yaml"), text).unwrap();
+    let task = root().join("evals/arith-es.yaml").display().to_string();
+    let args = [
+        "learn",
+        "two.yaml",
+        "../other/x.yaml",
+        "--task",
+        &task,
+        "--teachers",
+        "solutions",
+    ];
+    let few = ["--questions", "12", "--steps", "1", "--json"];
+    let output = heterosis(&[&args[..], &few[..]].concat())
+        .current_dir(&sub)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let learned = recipe(&fs::read_to_string(other.join("x.yaml")).unwrap());
+    let place = |name: &str| std::path::absolute(sub.join(name)).unwrap().display().to_string();
+    let models: Vec<String> = learned.models().iter().map(ToString::to_string).collect();
+    assert_eq!(models, [place("a"), place("b")]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    if told["best_step"] == 0 {
+        assert_eq!(variables::of_recipe(&learned).1, variables::of_recipe(&recipe(text)).1);
+    }
+    assert!(
+        [0.0, 1e-4, 0.00008, 1.0e-300, 5e-324, -3e-7]
+            .iter()
+            .all(|x| variables::rounded(*x) == *x)
+    );
+    assert_eq!(
+        [0.123_456, -1.987_654, 0.012_345_6].map(variables::rounded),
+        [0.1235, -1.9877, 0.01235]
     );
 }
 

@@ -71,6 +71,7 @@ pub mod device;
 pub mod engine;
 mod families;
 mod growth;
+mod heap;
 mod influence;
 pub mod kernels;
 mod kv;

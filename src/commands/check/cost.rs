@@ -62,8 +62,17 @@ pub struct Costs {
     tasks: Option<Vec<TaskCost>>,
     /// Candidates that are worked on at a time.
     workers: f64,
-    memory_bytes: Option<u64>,
+    memory: Memory,
     pub guide: Option<GuideCost>,
+}
+
+/// The most that each part of a run takes, its answers excepted; `None` where it has no such part, or the system does not tell.
+#[derive(Default)]
+struct Memory {
+    search: Option<u64>,
+    learning: Option<u64>,
+    /// In which the answers of the search are kept as well as its own.
+    last: Option<u64>,
 }
 
 /// What a guide of this machine takes, at most.
@@ -103,14 +112,17 @@ pub fn of_command(
     let of_merging = merge.filter(|_| command.materialize);
     let written = environment::resident_bytes().zip(of_merging);
     let written = written.map(|(before, merge)| match tried_merge(prepared, merge, beside) {
-        Some([shared, own]) => before + shared + workers * own + RUN_BYTES,
+        Some([shared, own]) => before + shared + workers * own,
         None => before + merge.bytes_read + workers * merge.memory_bytes,
     });
     Some(Costs {
         merge_s: probe.seconds?,
         tasks: None,
         workers: workers as f64,
-        memory_bytes: served.or(written),
+        memory: Memory {
+            last: served.or(written),
+            ..Memory::default()
+        },
         guide: None,
     })
 }
@@ -302,7 +314,11 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
         merge_s: merge_s.unwrap_or(0.0),
         tasks: Some(costs),
         workers: (1 + others) as f64,
-        memory_bytes: in_search.max(in_final).max(in_learning).map(|bytes| bytes + beside),
+        memory: Memory {
+            search: in_search.map(|bytes| bytes + beside),
+            learning: in_learning.map(|bytes| bytes + beside),
+            last: in_final.map(|bytes| bytes + beside),
+        },
         guide: None,
     })
 }
@@ -497,7 +513,7 @@ impl Costs {
         let whole = self.seconds(part("search"), &findings.tasks);
         let candidate = self.merge_s + (whole - self.merge_s) * share;
 
-        let (mut final_s, mut bytes, mut ram) = (0.0, 0.0, 0.0);
+        let (mut final_s, mut bytes, mut final_ram) = (0.0, 0.0, 0.0);
         for (phase, examinees, questions) in plan.examinees(parents, baselines) {
             let name = match phase {
                 Phase::Selection => "selection",
@@ -512,7 +528,7 @@ impl Costs {
             final_s += seconds;
             let of_answers = self.bytes(part(name), &findings.tasks);
             bytes += examinees as f64 * (CANDIDATE_BYTES + of_answers);
-            ram += examinees as f64 * (FINAL_ANSWER_RAM * questions as f64 + RAM_PER_FINAL_BYTE * of_answers);
+            final_ram += examinees as f64 * (FINAL_ANSWER_RAM * questions as f64 + RAM_PER_FINAL_BYTE * of_answers);
             findings.finale.push(PartCost {
                 phase,
                 examinees,
@@ -561,7 +577,7 @@ impl Costs {
         let of_search =
             (evals as f64 * share + (parents + baselines) as f64) * self.bytes(part("search"), &findings.tasks);
         bytes += CANDIDATE_BYTES * scored + of_search;
-        ram += CANDIDATE_BYTES * scored + RAM_PER_BYTE * of_search;
+        let ram = CANDIDATE_BYTES * scored + RAM_PER_BYTE * of_search;
         let mut disk = DISK_PER_ANSWER_BYTE * bytes;
         if let (Some(command), Some(merge)) = (&space.fitness.command, &findings.merge)
             && command.materialize
@@ -569,7 +585,10 @@ impl Costs {
             disk += command.workers as f64 * merge.bytes_written as f64;
         }
         let of_guide = self.guide.map_or(0, |guide| guide.memory_bytes);
-        findings.memory_bytes = self.memory_bytes.map(|bytes| bytes + ram as u64 + of_guide);
+        let Memory { search, learning, last } = self.memory;
+        let last = last.map(|bytes| bytes + final_ram as u64);
+        let most = search.max(learning).max(last);
+        findings.memory_bytes = most.map(|bytes| bytes + ram as u64 + of_guide + RUN_BYTES);
         findings.guide = self.guide;
         Self::fits(disk as u64, findings);
     }

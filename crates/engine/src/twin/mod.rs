@@ -20,6 +20,7 @@ use std::ops::Range;
 
 use super::Error;
 use super::device::Device;
+use super::heap::GivenBack;
 use super::rope::RopeTable;
 use super::spec::{DecoderSpec, Keys, LayerSpec};
 use super::tensors::Tensor;
@@ -131,6 +132,7 @@ pub struct Twin {
     weights: Weights,
     /// As [`KEPT`]; what the tests hold against each other.
     kept: usize,
+    _last: GivenBack,
 }
 
 enum Weights {
@@ -296,6 +298,7 @@ impl Twin {
             weights,
             kept: KEPT,
             spec,
+            _last: GivenBack,
         };
         for tensor in tensors {
             let data = read(&tensor.name).map_err(|reason| Error::Read {

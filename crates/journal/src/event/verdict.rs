@@ -3,6 +3,8 @@
 //!
 //! The terminal, the dashboard, the report and the model card all say what stands here.
 
+use std::collections::HashSet;
+
 use super::axes;
 use super::changes;
 use super::freshness::{Freshness, Part, caution};
@@ -249,6 +251,12 @@ pub fn front(run: &Run) -> Option<String> {
         .iter()
         .filter(|(c, place)| counts(&c.origin) && !is_beaten(place))
         .collect();
+    // One recipe that was asked twice, or learned where it had been bred, is one.
+    let mut seen = HashSet::new();
+    front.retain(|(c, place)| {
+        let bits: Vec<u64> = place.iter().map(|value| value.to_bits()).collect();
+        c.recipe_digest.is_empty() || seen.insert((&c.recipe_digest, bits))
+    });
     front.sort_by(|a, b| b.1[0].total_cmp(&a.1[0]).then_with(|| a.0.id.cmp(&b.0.id)));
     let named = front.iter().take(MOST_NAMED).map(|(c, place)| {
         let values = axes.iter().zip(place).map(|(axis, value)| axis.unit.full_value(*value));
@@ -314,7 +322,7 @@ pub fn explained(run: &Run) -> Option<String> {
                 "'{}' was not bred: its numbers were moved along the gradient of how likely the texts are that taught it.",
                 winner.id
             ),
-            "what was learned last",
+            "what learning has led to",
         ),
         _ => return None,
     };
@@ -862,7 +870,7 @@ mod tests {
         let told = explained(&run).unwrap();
         assert!(
             told.contains("'learned-2' was not bred")
-                && told.contains("luck has had least to do with what was learned last"),
+                && told.contains("luck has had least to do with what learning has led to"),
             "{told}"
         );
     }
