@@ -324,13 +324,29 @@ impl Parts<'static> {
     }
 }
 
-/// `▲ +12.4 ± 3.0 over maths`.
+/// Of a difference: good, bad, or neither where nothing of it is left in words.
+fn colour_of(unit: Unit, difference: f64) -> Style {
+    match difference > 0.0 {
+        _ if unit.is_nothing(difference) => DIM,
+        true => GOOD,
+        false => BAD,
+    }
+}
+
+/// `▲ +12.4 ± 3.0 over maths`; `= +0.0 against maths`, which is neither.
 fn lead_over(unit: Unit, lead: Lead, other: &str, style: Style) -> Vec<Span<'static>> {
     let is_ahead = lead.difference > 0.0;
-    let (sign, colour) = if is_ahead { ("▲", GOOD) } else { ("▼", BAD) };
+    let sign = match is_ahead {
+        _ if unit.is_nothing(lead.difference) => "=",
+        true => "▲",
+        false => "▼",
+    };
     let error = lead.stderr.map(|e| format!(" ± {}", unit.value(e))).unwrap_or_default();
     vec![
-        span(format!("{sign} {}{error}", unit.signed(lead.difference)), colour),
+        span(
+            format!("{sign} {}{error}", unit.signed(lead.difference)),
+            colour_of(unit, lead.difference),
+        ),
         span(if is_ahead { " over " } else { " against " }, DIM),
         span(parent_name(other).to_owned(), style),
     ]

@@ -246,7 +246,7 @@ fn of_search(run: &Run) -> Vec<String> {
     if let Some((parent, score)) = run.best_parent().and_then(|p| Some((p, run.score_before_test(p)?))) {
         let (difference, name) = (own.value - score.value, parent_name(&parent.id));
         let theirs = unit.full_score(&score);
-        sentences.push(match difference == 0.0 {
+        sentences.push(match unit.is_nothing(difference) {
             true => format!("That is as much as {name}, the best of its parents, has ({theirs})."),
             false => format!(
                 "That is {} {} than {name}, the best of its parents ({theirs}).",

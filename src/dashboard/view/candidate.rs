@@ -6,7 +6,7 @@ use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 use serde_json::Value;
 
-use super::{columns as split, first_row, origin_style, panel, put_lines, title};
+use super::{colour_of, columns as split, first_row, origin_style, panel, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, PLAIN, SELECTED};
 use crate::dashboard::model::{Detail, FlipKind, Model, Tab};
 use crate::dashboard::text::{Parts, bar, clean, left, right, span, wrap};
@@ -360,7 +360,7 @@ fn task_lines(model: &Model, candidate: &Candidate, columns: u16) -> Vec<Line<'s
             let difference = task.score.value - theirs.score.value;
             spans.push(span(
                 format!("  {:>7}", unit.signed(difference)),
-                if difference > 0.0 { GOOD } else { BAD },
+                colour_of(unit, difference),
             ));
         }
         lines.push(Line::from(spans));

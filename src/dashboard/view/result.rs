@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::{first_row, origin_style, panel, put_lines, title, window};
+use super::{colour_of, first_row, origin_style, panel, put_lines, title, window};
 use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::text::{bar, left, right, span, wrap};
@@ -192,10 +192,7 @@ fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
                 format!("  against {}  ", right(&unit.full_score(&theirs.score), 19)),
                 DIM,
             ),
-            span(
-                format!("{:>7}", unit.signed(difference)),
-                if difference > 0.0 { GOOD } else { BAD },
-            ),
+            span(format!("{:>7}", unit.signed(difference)), colour_of(unit, difference)),
         ]));
     }
     lines
