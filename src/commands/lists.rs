@@ -49,20 +49,13 @@ struct Families {
 #[derive(Serialize)]
 struct Family {
     model_type: &'static str,
-    devices: Vec<&'static str>,
-    /// What of it the GPU's kernels do not have.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    beyond_cuda: Option<&'static str>,
+    devices: [&'static str; 2],
 }
 
 pub fn families(args: ListArgs) -> Outcome {
     let families = model::Family::all().iter().map(|family| Family {
         model_type: family.name(),
-        devices: match family.beyond_cuda() {
-            None => vec!["cpu", "cuda"],
-            Some(_) => vec!["cpu"],
-        },
-        beyond_cuda: family.beyond_cuda(),
+        devices: ["cpu", "cuda"],
     });
     let known = Families {
         checked_against: "transformers 5.24.0",
@@ -74,14 +67,7 @@ pub fn families(args: ListArgs) -> Outcome {
         return Ok(());
     }
     for family in &known.families {
-        let lacks = family
-            .beyond_cuda
-            .map_or(String::new(), |what| format!("  (not on cuda: {what})"));
-        print(format_args!(
-            "{:18}{}{lacks}",
-            family.model_type,
-            family.devices.join(", ")
-        ));
+        print(format_args!("{:18}{}", family.model_type, family.devices.join(", ")));
     }
     print(format_args!(
         "\nWith a vision tower around one of them, in texts: {}.",

@@ -4,7 +4,7 @@ use super::Error;
 use super::decoder::Chunk;
 use super::kernels::Matrix;
 use super::kv::KvShape;
-use super::recurrence::MixerWeights;
+use super::mixer::{Mixer, MixerPart};
 use super::spec::{Activation, DecoderSpec, LayerSpec, NormKind};
 
 /// The arithmetic of one device, with the buffers that a pass over a batch needs. Matrices are `[rows, cols]`, one row for
@@ -106,7 +106,7 @@ pub(super) trait Arithmetic: Send + Sized {
     fn remember(
         &mut self,
         spec: &DecoderSpec,
-        weights: &MixerWeights,
+        weights: &MixerWeights<Self>,
         stop: usize,
         chunks: &mut [Chunk],
         inputs: &Self::Matrix,
@@ -168,6 +168,53 @@ pub(super) struct PerLayerWeights<A: Arithmetic> {
     /// `[hidden, width]`.
     pub output: A::Linear,
     pub norm: A::Norm,
+}
+
+/// The weights of a mixer beside its two products.
+pub(super) struct MixerWeights<A: Arithmetic> {
+    /// `[kernel, channels]`.
+    pub conv: A::Numbers,
+    /// Zeros where there is none.
+    pub conv_bias: A::Numbers,
+    pub decay: A::Numbers,
+    pub step: A::Numbers,
+    pub skip: A::Numbers,
+    pub norm: A::Numbers,
+    channels: usize,
+}
+
+impl<A: Arithmetic> MixerWeights<A> {
+    pub fn zeros(device: &A::Device, mixer: &Mixer) -> Result<Self, Error> {
+        let channels = mixer.channels();
+        Ok(MixerWeights {
+            conv: A::numbers(device, mixer.kernel * channels)?,
+            conv_bias: A::numbers(device, channels)?,
+            decay: A::numbers(device, mixer.heads)?,
+            step: A::numbers(device, mixer.heads)?,
+            skip: A::numbers(device, mixer.heads)?,
+            norm: A::numbers(device, mixer.norm_len())?,
+            channels,
+        })
+    }
+
+    /// Takes a tensor, or a bias, as the file has it. (The products are not here.)
+    pub fn set(&mut self, device: &A::Device, (part, is_bias): (MixerPart, bool), data: &[f32]) -> Result<(), Error> {
+        let numbers = match part {
+            MixerPart::Conv if is_bias => &mut self.conv_bias,
+            MixerPart::Conv => {
+                let kernel = data.len() / self.channels;
+                let of_place = |place| data.iter().skip(place).step_by(kernel).copied();
+                let turned: Vec<f32> = (0..kernel).flat_map(of_place).collect();
+                return A::set_numbers(device, &mut self.conv, &turned);
+            }
+            MixerPart::Decay => &mut self.decay,
+            MixerPart::Step => &mut self.step,
+            MixerPart::Skip => &mut self.skip,
+            MixerPart::Norm => &mut self.norm,
+            MixerPart::Input(_) | MixerPart::Output => return Ok(()),
+        };
+        A::set_numbers(device, numbers, data)
+    }
 }
 
 /// A layer's experts.

@@ -3,13 +3,13 @@
 use heterosis_isa::Isa;
 
 use super::Error;
-use super::arithmetic::{Arithmetic, HeadSettings, Mixture, PerLayerWeights, Settings};
+use super::arithmetic::{Arithmetic, HeadSettings, MixerWeights, Mixture, PerLayerWeights, Settings};
 use super::attention::{Attention, RowView};
 use super::decoder::Chunk;
 use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape};
 use super::mixture;
-use super::recurrence::{self, MixerWeights};
+use super::recurrence;
 use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
 
 /// A norm: its weight, of length 0 where there is none at all, and its bias, where it has one.
@@ -232,7 +232,7 @@ impl Arithmetic for Cpu {
     fn remember(
         &mut self,
         spec: &DecoderSpec,
-        weights: &MixerWeights,
+        weights: &MixerWeights<Cpu>,
         stop: usize,
         chunks: &mut [Chunk],
         inputs: &Matrix,
@@ -248,9 +248,10 @@ impl Arithmetic for Cpu {
             eps: spec.norm_eps,
         };
         let state = stop * mixer.state_len()..(stop + 1) * mixer.state_len();
-        let rows = chunks
-            .iter_mut()
-            .map(|chunk| (chunk.tokens.len(), &mut chunk.own.state[state.clone()]));
+        let rows = chunks.iter_mut().filter_map(|chunk| {
+            let own = chunk.own.state.as_mut()?;
+            Some((chunk.tokens.len(), &mut own.values[state.clone()]))
+        });
         self.recurrence.run(&layer, rows, inputs, out, self.threads);
         Ok(())
     }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::Error;
 use super::arithmetic::{
-    Arithmetic, Both, Buffers, HeadSettings, Mixture, Mlp, PerLayerWeights, Picks, Settings, States,
+    Arithmetic, Both, Buffers, HeadSettings, MixerWeights, Mixture, Mlp, PerLayerWeights, Picks, Settings, States,
 };
 use super::attention::RowView;
 use super::cpu::Cpu;
@@ -24,7 +24,6 @@ use super::engine::EngineOptions;
 use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
 use super::mixer::{Mixer, MixerPart};
-use super::recurrence::MixerWeights;
 use super::rope::{RopeTable, Scaling};
 use super::spec::{Activation, DecoderSpec, Experts, Keys, LayerSpec, PerLayer, QkNorm};
 use super::tensors::{Of, Part, PerLayerPart, Slot, Tensor};
@@ -91,7 +90,7 @@ struct Layer<A: Arithmetic> {
     qkv: A::Linear,
     o: A::Linear,
     /// Of a layer that does not attend.
-    mixer: Option<Box<MixerWeights>>,
+    mixer: Option<Box<MixerWeights<A>>>,
     body: Body<A>,
     per_layer: Option<Box<PerLayerWeights<A>>>,
     /// What its output is multiplied by.
@@ -184,6 +183,12 @@ impl Chunk<'_> {
 
     pub fn start(&self) -> usize {
         self.own_start() + self.own.len
+    }
+
+    /// What it shares, and its own.
+    #[cfg(feature = "cuda")]
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.prefix.iter().map(Arc::as_ref).chain([&*self.own])
     }
 
     pub fn view(&self) -> RowView<'_> {
@@ -736,7 +741,8 @@ impl Decoder {
                 }
             }
             if let Some(weights) = &layer.per_layer {
-                a.product(&weights.gate, h, gate_up)?;
+                a.norm(h, &model.no_norm, eps, x)?;
+                a.product(&weights.gate, x, gate_up)?;
                 a.activated(gate_up, layer.activation, inner)?;
                 a.times(inner, per_layer)?;
                 a.add_product(&weights.output, inner, (&weights.norm, eps), spec.residual_scale, h)?;
@@ -965,7 +971,9 @@ impl<A: Arithmetic> Model<A> {
                     Some(mixer) => linear(mixer.width(), h, mixer.bias)?,
                     None => linear(q, h, spec.o_bias)?,
                 },
-                mixer: mixer.map(|mixer| Box::new(MixerWeights::zeros(mixer))),
+                mixer: mixer
+                    .map(|mixer| MixerWeights::zeros(&device, mixer).map(Box::new))
+                    .transpose()?,
                 body: match spec.experts_of(index) {
                     None => Body::Mlp(mlp(of_layer.intermediate, spec.mlp_bias)?),
                     Some(experts) if experts.beside.is_some() => Body::Both(Box::new(Both {
@@ -1111,12 +1119,10 @@ impl<A: Arithmetic> Model<A> {
             },
             Slot::Mixer(MixerPart::Input(first)) => linear(&mut layer.qkv, first),
             Slot::Mixer(MixerPart::Output) => linear(&mut layer.o, 0),
-            Slot::Mixer(part) => {
-                if let Some(weights) = &mut layer.mixer {
-                    weights.set(part, tensor.is_bias, data);
-                }
-                Ok(())
-            }
+            Slot::Mixer(part) => match &mut layer.mixer {
+                Some(weights) => weights.set(device, (part, tensor.is_bias), data),
+                None => Ok(()),
+            },
             Slot::Sinks => A::set_numbers(device, &mut layer.sinks, data),
             Slot::Xielu(i) => {
                 layer.activation = with_number(layer.activation, i, data[0]);

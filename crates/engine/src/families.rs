@@ -96,18 +96,6 @@ impl Family {
     pub fn name(&self) -> &'static str {
         self.name
     }
-
-    /// What of the family the GPU's kernels do not have.
-    pub fn beyond_cuda(&self) -> Option<&'static str> {
-        let needs = [
-            (
-                self.mixer.is_some(),
-                "linear attention, a state-space mixer or short convolutions",
-            ),
-            (self.global_head_dim.is_some(), "heads that differ from layer to layer"),
-        ];
-        needs.iter().find(|(needed, _)| *needed).map(|(_, what)| *what)
-    }
 }
 
 /// The family of a `model_type`.

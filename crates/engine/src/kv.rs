@@ -52,7 +52,7 @@ pub(super) struct KvShape {
     pub layers: Arc<[KvHeads]>,
     /// Keys of this many tokens stand side by side.
     pub key_width: usize,
-    /// Bytes of one element where a device keeps keys and values itself, unpadded.
+    /// Bytes of one element where a device keeps keys, values and states itself, unpadded.
     pub device_element: Option<usize>,
     /// Numbers of what a row's layers remember that do not attend; 0 where all do.
     pub state_len: usize,
@@ -91,12 +91,17 @@ impl KvShape {
     }
 
     pub fn block_bytes(&self) -> u64 {
-        let unpadded = |heads: &KvHeads| 2 * heads.kv_heads * heads.head_dim * BLOCK;
         let bytes = match self.device_element {
-            Some(element) => self.layers.iter().map(unpadded).sum::<usize>() * element,
+            Some(element) => self.device_start(self.layers.len()) * element,
             None => self.len() * size_of::<f32>(),
         };
         bytes as u64
+    }
+
+    /// Elements of a device's block before those of a layer.
+    pub fn device_start(&self, layer: usize) -> usize {
+        let unpadded = |heads: &KvHeads| 2 * heads.kv_heads * heads.head_dim * BLOCK;
+        self.layers[..layer].iter().map(unpadded).sum()
     }
 
     /// The bytes of what a row's layers remember.
@@ -120,6 +125,17 @@ impl KvShape {
             None => self.len(),
         };
         Block {
+            index,
+            values: vec![0.0; len].into(),
+        }
+    }
+
+    fn state(&self, index: usize) -> State {
+        let len = match self.device_element {
+            Some(_) => 0,
+            None => self.state_len,
+        };
+        State {
             index,
             values: vec![0.0; len].into(),
         }
@@ -163,20 +179,32 @@ impl KvShape {
     }
 }
 
+/// What the layers of a row remember that do not attend.
+pub(super) struct State {
+    /// Under which a device finds its own memory for it. It begins there with a copy of the shared segment's before it, or
+    /// with zeros, when the first token of its segment is computed.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub index: usize,
+    /// By stop of the path at such a layer; empty where a device keeps it.
+    pub values: Box<[f32]>,
+}
+
 /// Keys and values of consecutive tokens, and what the layers that do not attend remember after the last of them.
 #[derive(Default)]
 pub(super) struct Segment {
     pub blocks: Vec<Block>,
     pub len: usize,
-    /// By stop of the path at such a layer; empty where there is none.
-    pub state: Box<[f32]>,
+    /// Where there are such layers.
+    pub state: Option<State>,
 }
 
 impl Segment {
     /// Forgets all tokens of a segment that none came before.
     pub fn clear(&mut self) {
         self.len = 0;
-        self.state.fill(0.0);
+        if let Some(state) = &mut self.state {
+            state.values.fill(0.0);
+        }
     }
 }
 
@@ -189,7 +217,7 @@ pub(super) fn blocks_for(tokens: usize) -> usize {
 pub(super) struct Pool {
     shape: KvShape,
     free: Vec<Block>,
-    free_states: Vec<Box<[f32]>>,
+    free_states: Vec<State>,
     /// Blocks and states that were ever made.
     made: usize,
     states_made: usize,
@@ -265,27 +293,25 @@ impl Pool {
     }
 
     /// A copy of what was remembered at the end of a segment, or nothing yet.
-    fn state_after(&mut self, before: Option<&Arc<Segment>>) -> Box<[f32]> {
+    fn state_after(&mut self, before: Option<&Arc<Segment>>) -> Option<State> {
         if self.shape.state_len == 0 {
-            return Box::default();
+            return None;
         }
         let mut state = self.free_states.pop().unwrap_or_else(|| {
             self.states_made += 1;
-            vec![0.0; self.shape.state_len].into()
+            self.shape.state(self.states_made - 1)
         });
-        match before {
-            Some(before) => state.copy_from_slice(&before.state),
-            None => state.fill(0.0),
+        match before.and_then(|before| before.state.as_ref()) {
+            Some(before) => state.values.copy_from_slice(&before.values),
+            None => state.values.fill(0.0),
         }
-        state
+        Some(state)
     }
 
     pub fn release(&mut self, segment: Segment) {
         self.used -= segment.blocks.len() + self.shape.state_blocks();
         self.free.extend(segment.blocks);
-        if !segment.state.is_empty() {
-            self.free_states.push(segment.state);
-        }
+        self.free_states.extend(segment.state);
     }
 
     /// Gives up one holder of a shared segment; the last one returns its blocks.

@@ -8,60 +8,16 @@
 use heterosis_isa::{Isa, Set, with_set};
 use rayon::prelude::*;
 
+use super::arithmetic::MixerWeights;
+use super::cpu::Cpu;
 use super::kernels::{self, Matrix, Threads, fma, silu, softplus};
-use super::mixer::{Mixer, MixerKind, MixerPart, PANEL};
-
-/// The weights of a mixer beside its two products.
-pub(super) struct MixerWeights {
-    /// `[kernel, channels]`.
-    conv: Vec<f32>,
-    /// Zeros where there is none.
-    conv_bias: Vec<f32>,
-    decay: Vec<f32>,
-    step: Vec<f32>,
-    skip: Vec<f32>,
-    norm: Vec<f32>,
-}
-
-impl MixerWeights {
-    pub fn zeros(mixer: &Mixer) -> Self {
-        MixerWeights {
-            conv: vec![0.0; mixer.kernel * mixer.channels()],
-            conv_bias: vec![0.0; mixer.channels()],
-            decay: vec![0.0; mixer.heads],
-            step: vec![0.0; mixer.heads],
-            skip: vec![0.0; mixer.heads],
-            norm: vec![0.0; mixer.norm_len()],
-        }
-    }
-
-    /// Takes a tensor as the file has it. (The products are not here.)
-    pub fn set(&mut self, part: MixerPart, is_bias: bool, data: &[f32]) {
-        match part {
-            MixerPart::Conv if is_bias => self.conv_bias = data.to_vec(),
-            MixerPart::Conv => {
-                let channels = self.conv_bias.len();
-                let kernel = data.len() / channels;
-                for (channel, weights) in data.chunks_exact(kernel).enumerate() {
-                    for (place, weight) in weights.iter().enumerate() {
-                        self.conv[place * channels + channel] = *weight;
-                    }
-                }
-            }
-            MixerPart::Decay => self.decay = data.to_vec(),
-            MixerPart::Step => self.step = data.to_vec(),
-            MixerPart::Skip => self.skip = data.to_vec(),
-            MixerPart::Norm => self.norm = data.to_vec(),
-            MixerPart::Input(_) | MixerPart::Output => {}
-        }
-    }
-}
+use super::mixer::{Mixer, MixerKind, PANEL};
 
 /// A layer, and whose kernels compute it.
 pub(super) struct Layer<'a> {
     pub isa: Isa,
     pub mixer: &'a Mixer,
-    pub weights: &'a MixerWeights,
+    pub weights: &'a MixerWeights<Cpu>,
     pub eps: f32,
 }
 
@@ -378,7 +334,7 @@ fn gate(isa: Isa, x: &mut [f32], gates: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mixer::Inputs;
+    use crate::mixer::{Inputs, MixerPart};
 
     fn mixer(kind: MixerKind, kernel: usize, [key_dim, value_dim]: [usize; 2]) -> Mixer {
         Mixer {
@@ -396,7 +352,7 @@ mod tests {
         }
     }
 
-    fn run(mixer: &Mixer, weights: &MixerWeights, rows: &[&[f32]], state: &mut [f32]) -> Vec<f32> {
+    fn run(mixer: &Mixer, weights: &MixerWeights<Cpu>, rows: &[&[f32]], state: &mut [f32]) -> Vec<f32> {
         let layer = Layer {
             isa: Isa::best(),
             mixer,
@@ -417,9 +373,11 @@ mod tests {
     #[test]
     fn a_short_convolution_by_hand() {
         let mixer = mixer(MixerKind::ShortConv, 3, [0, 1]);
-        let mut weights = MixerWeights::zeros(&mixer);
-        weights.set(MixerPart::Conv, false, &[1.0, 10.0, 100.0]);
-        weights.set(MixerPart::Conv, true, &[0.5]);
+        let mut weights = MixerWeights::zeros(&Isa::best(), &mixer).unwrap();
+        weights
+            .set(&Isa::best(), (MixerPart::Conv, false), &[1.0, 10.0, 100.0])
+            .unwrap();
+        weights.set(&Isa::best(), (MixerPart::Conv, true), &[0.5]).unwrap();
         let mut state = vec![0.0; mixer.state_len()];
         // b · x is 6, 2, 3; c is 1, 1, 2.
         let first = run(&mixer, &weights, &[&[2.0, 1.0, 3.0], &[1.0, 1.0, 2.0]], &mut state);
@@ -437,12 +395,12 @@ mod tests {
         let silu = |x: f32| x / (1.0 + (-x).exp());
         let of = |kind: MixerKind| {
             let mixer = mixer(kind, 1, [1, 1]);
-            let mut weights = MixerWeights::zeros(&mixer);
-            weights.set(MixerPart::Conv, false, &[1.0; 3]);
-            weights.set(MixerPart::Conv, true, &[0.0; 3]);
+            let mut weights = MixerWeights::zeros(&Isa::best(), &mixer).unwrap();
+            weights.set(&Isa::best(), (MixerPart::Conv, false), &[1.0; 3]).unwrap();
+            weights.set(&Isa::best(), (MixerPart::Conv, true), &[0.0; 3]).unwrap();
             // No decay: e^−40 of a step.
-            weights.set(MixerPart::Decay, false, &[-40.0]);
-            weights.set(MixerPart::Norm, false, &[1.0]);
+            weights.set(&Isa::best(), (MixerPart::Decay, false), &[-40.0]).unwrap();
+            weights.set(&Isa::best(), (MixerPart::Norm, false), &[1.0]).unwrap();
             let mut state = vec![0.0; mixer.state_len()];
             let rows: [&[f32]; 2] = match kind {
                 // Query, key, value, gate, strength (σ(30) is 1), step.

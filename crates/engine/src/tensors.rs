@@ -49,11 +49,7 @@ pub(super) enum Slot {
 impl Slot {
     /// Whether the host computes with its numbers, or hands them to kernels as they are; a device has all others.
     pub fn is_on_host(self) -> bool {
-        match self {
-            Slot::Scalar | Slot::Xielu(_) => true,
-            Slot::Mixer(part) => !matches!(part, MixerPart::Input(_) | MixerPart::Output),
-            _ => false,
-        }
+        matches!(self, Slot::Scalar | Slot::Xielu(_))
     }
 }
 

@@ -239,12 +239,8 @@ impl Small {
         }
     }
 
-    /// The cases that the device can compute.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        let on_device = |(_, config): &(&String, &serde_json::Value)| {
-            device().is_cpu() || DecoderSpec::from_config(config).unwrap().family.beyond_cuda().is_none()
-        };
-        self.configs.iter().filter(on_device).map(|(name, _)| name)
+        self.configs.keys()
     }
 
     /// A case whose name ends so has the tensors of all experts in one.
@@ -335,6 +331,8 @@ pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
 fn every_family_and_rope_scaling_agrees_with_transformers() {
     let small = Small::open();
     let ids = small.ids("ids");
+    // Sums are in another order on a GPU.
+    let most = if device().is_cpu() { 2e-5 } else { 4e-5 };
     for (name, isa) in small
         .names()
         .flat_map(|name| sets().into_iter().map(move |isa| (name, isa)))
@@ -344,7 +342,7 @@ fn every_family_and_rope_scaling_agrees_with_transformers() {
         for (len, key) in [(ids.len(), "logits"), (24, "short_logits")] {
             let got = logits(&mut decoder, &[&ids[..len]], 41).remove(0);
             let error = relative_error(&got[(len - 8) * vocab..], &small.floats(&format!("{name}.{key}")));
-            assert!(error <= 2e-5, "{name}.{key}, {isa}: {error}");
+            assert!(error <= most, "{name}.{key}, {isa}: {error}");
         }
         let answers = engine(decoder, EngineOptions::default())
             .generate(&[request(&ids[..27], 12)], &mut |_| {})
@@ -382,9 +380,6 @@ fn the_language_halves_of_wrappers_agree_with_transformers() {
             .check_tensors(there().chain([(odd.as_str(), [1].as_slice())]))
             .unwrap_err();
         assert!(message.to_string().contains(&odd), "{name}: {message}");
-        if !device().is_cpu() && spec.family.beyond_cuda().is_some() {
-            continue;
-        }
         let (spec, mut read) = hashed_as(spec);
         let mut decoder = Decoder::load(spec, device(), DType::F32, &mut read).unwrap();
         let vocab = decoder.spec().vocab;
@@ -405,55 +400,6 @@ fn the_language_halves_of_wrappers_agree_with_transformers() {
 }
 
 #[test]
-fn a_gpu_refuses_layers_that_remember_by_name() {
-    let hybrids = [
-        "qwen3_next",
-        "qwen3_5_text",
-        "qwen3_5_moe_text",
-        "lfm2",
-        "lfm2_moe",
-        "granitemoehybrid",
-    ];
-    for family in super::Family::all() {
-        let is_refused = family
-            .beyond_cuda()
-            .is_some_and(|what| what.contains("state-space mixer"));
-        assert_eq!(is_refused, hybrids.contains(&family.name()), "{}", family.name());
-    }
-}
-
-#[test]
-fn a_gpu_takes_mixtures_whose_other_layers_it_takes() {
-    let (mut taken, mut refused) = (Vec::new(), Vec::new());
-    for family in super::Family::all().iter().filter(|family| family.experts.is_some()) {
-        match family.beyond_cuda() {
-            None => taken.push(family.name()),
-            Some(what) => refused.push((family.name(), what)),
-        }
-    }
-    assert_eq!(
-        taken,
-        [
-            "mixtral",
-            "qwen2_moe",
-            "qwen3_moe",
-            "olmoe",
-            "glm4_moe",
-            "phimoe",
-            "gpt_oss"
-        ]
-    );
-    let why = |name: &str| {
-        refused
-            .iter()
-            .find(|(refused, _)| *refused == name)
-            .map(|(_, what)| *what)
-    };
-    assert!(why("gemma4_text").is_some_and(|what| what.contains("heads that differ")));
-    assert!(refused.iter().all(|(_, what)| !what.contains("experts")), "{refused:?}");
-}
-
-#[test]
 fn every_family_has_goldens_of_its_own() {
     let small = Small::open();
     for family in super::Family::all() {
@@ -468,13 +414,12 @@ fn what_the_kernels_of_a_gpu_lack_is_refused_by_name() {
         return;
     }
     let small = Small::open();
-    let (spec, mut read) = hashed(&small.configs["lfm2"]);
+    let mut config = small.configs["llama_biases_head_dim"].clone();
+    config["head_dim"] = 514.into();
+    let (spec, mut read) = hashed(&config);
     let error = Decoder::load(spec, device(), DType::F32, &mut read).err().unwrap();
     let error = error.to_string();
-    assert!(
-        error.contains("short convolutions") && error.contains("lfm2"),
-        "{error}"
-    );
+    assert!(error.contains("a head of 514 dimensions (at most 512)"), "{error}");
 }
 
 #[test]
@@ -780,9 +725,6 @@ fn the_layer_path_repeats_and_scales() {
 fn a_path_of_layers_that_remember_is_the_model_with_these_layers() {
     let small = Small::open();
     let ids = small.ids("ids");
-    if !device().is_cpu() {
-        return;
-    }
     let path = [0, 2, 1, 1, 2, 0, 2];
     for name in ["qwen3_next", "qwen3_5", "lfm2_odd", "granite4", "granite4_dense"] {
         let mut config = small.configs[name].clone();
@@ -826,9 +768,6 @@ fn a_path_of_layers_that_remember_is_the_model_with_these_layers() {
 #[test]
 fn layers_that_share_keys_keep_none_and_come_after_those_that_do() {
     let small = Small::open();
-    if !device().is_cpu() {
-        return;
-    }
     let mut decoder = small.decoder("gemma4");
     assert_eq!((decoder.spec().layers.len(), decoder.kv_shape().layers.len()), (5, 3));
     assert!(
@@ -1171,12 +1110,44 @@ fn on_a_gpu_16_bits_differ_from_the_cpu_by_their_rounding() {
         config["num_experts_per_tok"] = 3.into();
         config
     });
+    let with = |family: &str, head_dim: usize, more: serde_json::Value| {
+        let mut config = config(family, head_dim);
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    };
+    // Heads that tensor cores take beside heads that they do not, and other numbers of them.
+    let types = serde_json::json!(["sliding_attention", "full_attention"]);
+    let uneven = [(32, 64), (64, 320)].map(|(head_dim, global)| {
+        let more = serde_json::json!({"global_head_dim": global, "num_global_key_value_heads": 1, "attention_k_eq_v": true,
+            "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128, "layer_types": types, "pad_token_id": 0});
+        with("gemma4_text", head_dim, more)
+    });
+    // Keys that several threads share, and values that several blocks do.
+    let types = serde_json::json!(["linear_attention", "full_attention"]);
+    let hybrids = [
+        serde_json::json!({"linear_key_head_dim": 128, "linear_value_head_dim": 48, "linear_num_key_heads": 1,
+            "linear_num_value_heads": 2, "layer_types": types}),
+        serde_json::json!({"linear_key_head_dim": 40, "linear_value_head_dim": 136, "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2, "layer_types": types}),
+    ]
+    .map(|more| with("qwen3_5_text", 32, more));
+    let mamba = serde_json::json!({"mamba_n_heads": 4, "mamba_d_state": 96, "mamba_d_head": 32, "mamba_expand": 2,
+        "num_local_experts": 0, "shared_intermediate_size": 96, "layer_types": ["mamba", "attention"]});
+    let mamba = [with("granitemoehybrid", 32, mamba)];
+    let layers = [&llamas[..], &capped, &centred, &mixtures, &uneven, &hybrids, &mamba];
     let gpu = Device::Cuda(0);
     let ids: Vec<u32> = (0..110u32).map(|i| (i * i + 7 * i) % 128).collect();
     let rows = [&ids[..], &ids[40..57], &ids[..1], &ids[20..85]];
-    for config in llamas.iter().chain(&capped).chain(&centred).chain(&mixtures) {
-        // Each expert's result is rounded before they are added.
-        let share = config.get("num_local_experts").map_or(1.0, |_| 1.3);
+    for config in layers.into_iter().flatten() {
+        let share = match config["model_type"].as_str() {
+            // Each expert's result is rounded before they are added.
+            Some("mixtral" | "gpt_oss") => 1.3,
+            // Scores that nothing divides, and norms of what is small, make more of a rounding.
+            Some("gemma4_text" | "qwen3_5_text" | "granitemoehybrid") => 6.0,
+            _ => 1.0,
+        };
         for (dtype, most) in [(DType::Bf16, 2e-2 * share), (DType::F16, 3e-3 * share)] {
             for step in [1000, 37] {
                 let expected = logits(&mut decoder(config, dtype, Device::Cpu), &rows, step);
@@ -1360,13 +1331,18 @@ fn on_a_gpu_families_of_all_kinds_agree_with_transformers() {
         "apertus",
         "phimoe",
         "gpt2_odd",
+        "gemma4_odd",
+        "gemma4_moe",
+        "qwen3_5_odd",
+        "lfm2_moe",
+        "granite4",
     ] {
         let mut decoder = decoder(&small.configs[name], DType::F32, Device::Cuda(0));
         let vocab = decoder.spec().vocab;
         let got = logits(&mut decoder, &[ids], 41).remove(0);
         let expected = small.floats(&format!("{name}.short_logits"));
         let error = relative_error(&got[(ids.len() - 8) * vocab..], &expected);
-        assert!(error <= 2e-5, "{name}: {error}");
+        assert!(error <= 4e-5, "{name}: {error}");
     }
 }
 
@@ -1377,6 +1353,14 @@ fn on_a_gpu_families_of_all_kinds_agree_with_transformers() {
 #[ignore = "needs a GPU, or tests/emulator"]
 fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
     recorded_steps_are_those_that_were_launched(&["llama", "gemma2", "olmo2"]);
+}
+
+/// The same of layers that remember, and of layers that differ: in their heads, their keys, what they have of each token.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU, or tests/emulator"]
+fn on_a_gpu_recorded_steps_have_their_own_states_and_heads() {
+    recorded_steps_are_those_that_were_launched(&["qwen3_next", "granite4", "lfm2_odd", "gemma4"]);
 }
 
 /// The same of what a step's positions are looked up in and grow queries by, and of experts.

@@ -288,6 +288,8 @@ mod tests {
         let wanted = Wanted {
             dtype,
             head_dim: spec.head_dim,
+            largest_head: spec.head_dim,
+            mixer_key: None,
             softcap: false,
             experts: spec.experts.as_ref().unwrap().count,
         };

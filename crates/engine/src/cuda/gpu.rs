@@ -32,14 +32,14 @@ const RING: usize = if cfg!(test) { 12 << 10 } else { 192 << 20 };
 pub const PIECE: usize = RING / 6;
 /// Bytes that one thread copies at once.
 const COPIED_AT_ONCE: usize = 1 << 20;
-/// Dimensions of a head that any kernel takes.
-pub const LARGEST_HEAD: usize = 256;
 
 pub struct Gpu {
     pub dtype: DType,
     stream: Arc<CudaStream>,
     blas: CudaBlas,
     kernels: HashMap<&'static str, CudaFunction>,
+    /// The dimensions of heads that attend on tensor cores, where any do.
+    on_tensor_cores: Option<usize>,
     /// Host memory for picks, used again.
     pinned: Arc<Mutex<Vec<PinnedHostSlice<u32>>>>,
     /// Taken out by whoever writes weights.
@@ -124,6 +124,7 @@ pub enum Arg {
     Norm(Norm),
     Routing(Routing),
     Product(Product),
+    Mixer(Mixer),
 }
 
 /// `Shape` of `kernels.cu`.
@@ -133,7 +134,10 @@ pub struct Shape {
     pub dim: u32,
     pub q_heads: u32,
     pub kv_heads: u32,
-    pub layer: u32,
+    /// Numbers of a row of queries and what stands behind them.
+    pub cols: u32,
+    /// Elements of a block before those of the layer.
+    pub start: u32,
     /// 0: none.
     pub window: u32,
     pub items: u32,
@@ -197,8 +201,31 @@ pub struct Product {
     pub activation: Activation,
 }
 
+/// `Mixer` of `recurrence.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Mixer {
+    /// 0 DeltaNet, 1 Mamba-2, 2 a short convolution.
+    pub kind: u32,
+    pub key_heads: u32,
+    pub heads: u32,
+    pub key_dim: u32,
+    pub value_dim: u32,
+    pub kernel: u32,
+    pub channels: u32,
+    /// Of a row of what it reads of the stream.
+    pub cols: u32,
+    /// Numbers of a head's matrix, padding included.
+    pub matrix: u32,
+    /// Numbers of a state before those of the layer, of which the first so many are the convolution's.
+    pub start: u32,
+    pub conv: u32,
+}
+
 // SAFETY: plain numbers in C's order, as the kernels declare them.
 unsafe impl DeviceRepr for Shape {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Mixer {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Activation {}
 // SAFETY: as above.
@@ -256,6 +283,12 @@ impl From<Routing> for Arg {
     }
 }
 
+impl From<Mixer> for Arg {
+    fn from(mixer: Mixer) -> Self {
+        Arg::Mixer(mixer)
+    }
+}
+
 impl From<Product> for Arg {
     fn from(product: Product) -> Self {
         Arg::Product(product)
@@ -286,9 +319,11 @@ impl Gpu {
                 .result()
                 .during("opening cuBLAS")?;
         }
+        let kernels = kernels::load_wanted(&context, wanted)?;
         Ok(Arc::new(Gpu {
             dtype: wanted.dtype,
-            kernels: kernels::load_wanted(&context, wanted)?,
+            on_tensor_cores: kernels.contains_key(ON_TENSOR_CORES).then_some(wanted.head_dim),
+            kernels,
             stream,
             blas,
             pinned: Arc::default(),
@@ -502,6 +537,7 @@ impl Gpu {
                 Arg::Norm(norm) => builder.arg(norm),
                 Arg::Routing(routing) => builder.arg(routing),
                 Arg::Product(product) => builder.arg(product),
+                Arg::Mixer(mixer) => builder.arg(mixer),
             };
         }
         let config = LaunchConfig {
@@ -537,8 +573,8 @@ impl Gpu {
     }
 
     /// The kernel of attention, and how many items a block of it takes.
-    pub fn attention_kernel(&self) -> (&'static str, usize) {
-        match self.kernels.contains_key(ON_TENSOR_CORES) {
+    pub fn attention_kernel(&self, head_dim: usize) -> (&'static str, usize) {
+        match self.on_tensor_cores == Some(head_dim) {
             true => (ON_TENSOR_CORES, 4),
             false => ("attend", 1),
         }

@@ -83,7 +83,7 @@ impl Held {
         let key = format!("{}{}", program.name, program.options.concat());
         if !self.programs.contains_key(&key) {
             let source = Source {
-                text: program.source,
+                text: program.source.into(),
                 options: program.options.clone(),
                 name: key.clone(),
                 kernels: program.kernels.to_vec(),

@@ -1,5 +1,6 @@
 // The kernels of the forward pass, compiled at run time (NVRTC) for one element type (ELEMENT 0: float, 1: bfloat16, 2:
-// half), for a device with tensor cores for it where MMA is 1, and, where TENSOR_CORES is 1 too, for heads of DIM dimensions. Weights, activations, keys and values are elements; sums, softmax, logits and
+// half), for a device with tensor cores for it where MMA is 1, and, where TENSOR_CORES is 1 too, for heads of DIM dimensions; all others take
+// heads of up to LARGEST_HEAD, a multiple of 32. Weights, activations, keys and values are elements; sums, softmax, logits and
 // the residual stream are float. No header is needed.
 //
 // Keys and values: a block holds BLOCK tokens. In a block, for each layer of the path: keys [kv_head][BLOCK][dim], then
@@ -69,13 +70,17 @@ __device__ float block_sum(float x) {
     return sum;
 }
 
-// h[row] = scale * table[token], plus learned[position] where there is one; a token with its highest bit set is an index into
-// `picked`.
-extern "C" __global__ void embed(const u32 *tokens, const u32 *picked, const element *table, const u32 *positions,
-                                 const element *learned, float scale, u32 cols, float *h) {
+// The embedding of a block's token; one with its highest bit set is an index into `picked`.
+__device__ __forceinline__ const element *embedding(const u32 *tokens, const u32 *picked, const element *table, u32 cols) {
     u32 token = tokens[blockIdx.x];
     if (token >> 31) token = picked[token & 0x7fffffffu];
-    const element *from = table + (u64)token * cols;
+    return table + (u64)token * cols;
+}
+
+// h[row] = scale * table[token], plus learned[position] where there is one.
+extern "C" __global__ void embed(const u32 *tokens, const u32 *picked, const element *table, const u32 *positions,
+                                 const element *learned, float scale, u32 cols, float *h) {
+    const element *from = embedding(tokens, picked, table, cols);
     const element *of_position = learned ? learned + (u64)positions[blockIdx.x] * cols : 0;
     float *to = h + (u64)blockIdx.x * cols;
     for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
@@ -134,6 +139,26 @@ extern "C" __global__ void norm_rows(const float *h, Norm norm, u32 cols, elemen
     for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] = to_element(by_norm(from[i], scaling, norm, i, i));
 }
 
+// Each token's embedding in a layer: what `x`, its projection, is normed to, and `root` times its own of the layer's table, as elements.
+extern "C" __global__ void embed_in_layer(const float *x, Norm norm, const u32 *tokens, const u32 *picked, const element *table,
+                                          float root, u32 cols, element *out) {
+    const float *from = x + (u64)blockIdx.x * cols;
+    const element *own = embedding(tokens, picked, table, cols);
+    Scaling scaling = scaling_of(from, cols, norm);
+    for (u32 i = threadIdx.x; i < cols; i += blockDim.x)
+        out[(u64)blockIdx.x * cols + i] = to_element((by_norm(from[i], scaling, norm, i, i) + root * to_float(own[i])) * sqrtf(0.5f));
+}
+
+extern "C" __global__ void clear_stream(float *h, u64 count) {
+    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) h[i] = 0.0f;
+}
+
+extern "C" __global__ void multiply_by(element *x, const element *by, u64 count) {
+    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) x[i] = to_element(to_float(x[i]) * to_float(by[i]));
+}
+
 // x += bias, row by row.
 extern "C" __global__ void add_bias(element *x, const float *bias, u32 cols, u64 count) {
     u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -189,20 +214,27 @@ __device__ void norm_head(float *values, const Norm &norm, u32 head, u32 dim) {
     }
 }
 
-// Norms and rotates one head of one token; keys and values go to their place in a block. One warp for each head, at most
-// 256 dimensions. All are held within `limit`, where it is not 0; the norm is 1: before the rotation, 2: after it. Queries grow by
-// their row's `growth`, where there is one. `blocks` and `slots` have each row's place.
-extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_heads, Norm q_norm, Norm k_norm, u32 normed,
-                                 float limit, const float *rotations, u32 half_width, const float *growth, const u64 *blocks,
-                                 const u32 *slots, u32 layer) {
-    __shared__ float values[256];
+// Norms and rotates one head of one token; keys and values go to their place in a block. One warp for each head; `kv_heads` is 0 where a
+// layer computes no keys. All are held within `limit`, where it is not 0; the norm is 1: before the rotation, 2: after it; values are
+// normed by no weight where `norms_values` says so. Queries grow by their row's `growth`, where there is one. `blocks` and `slots`
+// have each row's place, where the layer's begins after `start` elements.
+extern "C" __global__ void heads(element *qkv, u32 cols, u32 dim, u32 q_heads, u32 kv_heads, Norm q_norm, Norm k_norm, u32 normed,
+                                 u32 norms_values, float limit, const float *rotations, u32 half_width, const float *growth,
+                                 const u64 *blocks, const u32 *slots, u32 start) {
+    __shared__ float values[LARGEST_HEAD];
     u32 row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x;
-    element *own = qkv + ((u64)row * (q_heads + 2 * kv_heads) + head) * dim;
+    element *own = qkv + (u64)row * cols + head * dim;
     bool is_query = head < q_heads, is_value = head >= q_heads + kv_heads;
     const Norm &norm = is_query ? q_norm : k_norm;
     u32 of_kind = is_query ? head : head - q_heads;
     for (u32 i = lane; i < dim; i += WARP) values[i] = to_float(own[i]);
     if (!is_value && normed == 1) norm_head(values, norm, of_kind, dim);
+    if (is_value && norms_values) {
+        float sum = 0.0f;
+        for (u32 i = lane; i < dim; i += WARP) sum += values[i] * values[i];
+        float factor = factor_of(warp_sum(sum), dim, norm.eps);
+        for (u32 i = lane; i < dim; i += WARP) values[i] *= factor;
+    }
     if (limit > 0.0f)
         for (u32 i = lane; i < dim; i += WARP) values[i] = values[i] > limit ? limit : values[i] < -limit ? -limit : values[i];
     __syncwarp();
@@ -223,7 +255,7 @@ extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_head
     }
     if (!blocks[row]) return; // a row that fills up a recorded step
     u32 slot = slots[row];
-    element *block = (element *)blocks[row] + (u64)layer * 2 * kv_heads * dim * BLOCK;
+    element *block = (element *)blocks[row] + start;
     if (is_value) {
         element *to = block + (u64)(kv_heads + head - q_heads - kv_heads) * dim * BLOCK + slot;
         for (u32 i = lane; i < dim; i += WARP) to[i * BLOCK] = to_element(values[i]);
@@ -246,14 +278,16 @@ struct Entry {
 };
 
 struct Shape {
-    u32 dim, q_heads, kv_heads, layer, window, items; // window 0: none
-    float scale, softcap;                             // a cap where SOFTCAP is 1
+    u32 dim, q_heads, kv_heads;
+    u32 cols, start;   // of a row of queries; elements of a block before those of the layer
+    u32 window, items; // window 0: none
+    float scale, softcap; // a cap where SOFTCAP is 1
 };
 
 #define NONE (-1e30f)
 
 __device__ __forceinline__ const element *keys_of(u64 block, const Shape &shape, u32 head) {
-    return (const element *)block + ((u64)shape.layer * 2 * shape.kv_heads + head) * shape.dim * BLOCK;
+    return (const element *)block + shape.start + head * shape.dim * BLOCK;
 }
 
 __device__ __forceinline__ const element *values_of(u64 block, const Shape &shape, u32 head) {
@@ -269,17 +303,17 @@ __device__ __forceinline__ float finish_score(float score, u32 position, u32 lim
 // For any dimension and element: one warp for each item and key head, one query after the other. A lane scores one key.
 extern "C" __global__ void attend(const element *qkv, const Item *items, const Entry *entries, const u64 *blocks, Shape shape,
                                   float2 *sums, float *partial) {
-    __shared__ float query[256];
+    __shared__ float query[LARGEST_HEAD];
     u32 head = blockIdx.y, lane = threadIdx.x, group = shape.q_heads / shape.kv_heads;
     Item item = items[blockIdx.x];
     for (u32 e = item.first_entry; e < item.first_entry + item.entries; e++) {
         Entry entry = entries[e];
-        const element *q =
-            qkv + ((u64)entry.row * (shape.q_heads + 2 * shape.kv_heads) + head * group + entry.group_head) * shape.dim;
+        const element *q = qkv + (u64)entry.row * shape.cols + (head * group + entry.group_head) * shape.dim;
         __syncwarp();
         for (u32 i = lane; i < shape.dim; i += WARP) query[i] = to_float(q[i]);
         __syncwarp();
-        float largest = NONE, sum = 0.0f, out[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+        float largest = NONE, sum = 0.0f, out[LARGEST_HEAD / WARP];
+        for (u32 j = 0; j < LARGEST_HEAD / WARP; j++) out[j] = 0.0f;
         for (u32 t = 0; t < item.tokens; t += BLOCK) {
             u64 block = blocks[item.first_block + t / BLOCK];
             float score = NONE;
@@ -292,7 +326,7 @@ extern "C" __global__ void attend(const element *qkv, const Item *items, const E
             float larger = fmaxf(largest, warp_max(score));
             float shrink = expf(largest - larger), weight = score > NONE ? expf(score - larger) : 0.0f;
             sum = sum * shrink + warp_sum(weight);
-            for (u32 j = 0; j < 8; j++) out[j] *= shrink;
+            for (u32 j = 0; j < LARGEST_HEAD / WARP; j++) out[j] *= shrink;
             const element *v = values_of(block, shape, head);
             u32 seen = min(item.tokens - t, (u32)BLOCK); // what is beyond was never written
             for (u32 k = 0; k < seen; k++) {
@@ -364,9 +398,8 @@ extern "C" __global__ void __launch_bounds__(128)
     if (g + 8 < item.entries) high = entries[item.first_entry + g + 8];
 
     uint4 query_low[DIM / 32], query_high[DIM / 32];
-    u32 width = shape.q_heads + 2 * shape.kv_heads;
-    const uint4 *from_low = (const uint4 *)(qkv + ((u64)low.row * width + head * group + low.group_head) * DIM);
-    const uint4 *from_high = (const uint4 *)(qkv + ((u64)high.row * width + head * group + high.group_head) * DIM);
+    const uint4 *from_low = (const uint4 *)(qkv + (u64)low.row * shape.cols + (head * group + low.group_head) * DIM);
+    const uint4 *from_high = (const uint4 *)(qkv + (u64)high.row * shape.cols + (head * group + high.group_head) * DIM);
 #pragma unroll
     for (int c = 0; c < DIM / 32; c++) {
         query_low[c] = from_low[c * 4 + q];
@@ -506,6 +539,14 @@ extern "C" __global__ void combine(const u32 *starts, const u32 *lists, Shape sh
         }
         own[d] = to_element(x * factor);
     }
+}
+
+// What the heads attended to, each number by the sigmoid of its gate: the last columns of a row of queries, keys, values and gates.
+extern "C" __global__ void gate_heads(const element *qkv, u32 cols, u32 width, u64 count, element *attended) {
+    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float gate = to_float(qkv[i / width * cols + cols - width + i % width]);
+    attended[i] = to_element(to_float(attended[i]) / (1.0f + expf(-gate)));
 }
 
 // 0 SiLU, 1 GELU by tanh, 2 GELU by erf, 3 ReLU, 4 its square; 5 a gate no larger than `limit` times the sigmoid of its `alpha`-fold,

@@ -4,6 +4,7 @@
 //! than NVRTC gets PTX of the newest kind that NVRTC knows, which the driver translates.
 #![allow(unsafe_code)] // foreign calls; see SAFETY at each
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
@@ -16,10 +17,10 @@ use heterosis_isa::DType;
 
 use super::super::device::kernels_folder;
 use super::super::{BUILD, Error};
-use super::gpu::{During, LARGEST_HEAD};
+use super::gpu::During;
 
 /// The kernels that are always there.
-const KERNELS: [&str; 17] = [
+const KERNELS: [&str; 21] = [
     "embed",
     "scale_stream",
     "norm_rows",
@@ -37,11 +38,30 @@ const KERNELS: [&str; 17] = [
     "pick",
     "log_probability",
     "widen",
+    "gate_heads",
+    "embed_in_layer",
+    "clear_stream",
+    "multiply_by",
 ];
 /// Attention for one head size, where the device and the element type allow it.
 pub const ON_TENSOR_CORES: &str = "attend_on_tensor_cores";
 /// Those of a mixture of experts.
 const OF_EXPERTS: [&str; 5] = ["route", "sort_by_expert", "plain_gated", "plain_down", "add_experts"];
+/// Those of layers that remember.
+const OF_MIXERS: [&str; 8] = [
+    "convolve",
+    "keep_inputs",
+    "unit_length",
+    "strengths",
+    "recur",
+    "finish_delta",
+    "finish_mamba",
+    "finish_conv",
+];
+/// Dimensions of a head that they have room for; where no head has more than the first, they are compiled for that.
+const LARGEST_HEADS: [usize; 2] = [256, 512];
+/// Numbers of a key of a layer that remembers.
+const LARGEST_KEY: usize = 1024;
 /// The products of its experts, where the device and the element type allow them: for few tokens and for many.
 pub const ON_MMA: [[&str; 2]; 2] = [["few_gated_mma", "few_down_mma"], ["many_gated_mma", "many_down_mma"]];
 /// Experts of a layer that the kernels have room for.
@@ -56,7 +76,12 @@ const KNOWN: [u32; 8] = [121, 120, 103, 100, 90, 89, 86, 80];
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wanted {
     pub dtype: DType,
+    /// Of most layers: tensor cores are used for these.
     pub head_dim: usize,
+    /// Of any layer.
+    pub largest_head: usize,
+    /// Numbers of a key of the layers that remember; `None`: there are none.
+    pub mixer_key: Option<usize>,
     /// Attention scores are capped.
     pub softcap: bool,
     /// Of a layer; 0: none.
@@ -93,9 +118,16 @@ impl Wanted {
             format!("-DMMA={}", u32::from(self.on_mma(capability))),
             format!("-DTENSOR_CORES={}", u32::from(self.on_tensor_cores(capability))),
             format!("-DDIM={}", self.head_dim),
+            format!("-DLARGEST_HEAD={}", self.room_for_heads()),
             format!("-DSOFTCAP={}", u32::from(self.softcap)),
             format!("-DEXPERTS={}", self.experts),
         ]
+    }
+
+    /// The dimensions of a head that kernels have room for.
+    fn room_for_heads(self) -> usize {
+        let fits = |room: &usize| self.largest_head <= *room;
+        LARGEST_HEADS.into_iter().find(fits).unwrap_or(self.largest_head)
     }
 
     /// Names all that the machine code depends on, besides the device and NVRTC.
@@ -103,15 +135,25 @@ impl Wanted {
         let Self {
             dtype,
             head_dim,
+            largest_head: _,
+            mixer_key,
             softcap,
             experts,
         } = self;
+        let room = match self.room_for_heads() {
+            room if room == LARGEST_HEADS[0] => String::new(),
+            room => format!("-upto{room}"),
+        };
+        let remembers = if mixer_key.is_some() { "-mixer" } else { "" };
         let capped = if softcap { "-capped" } else { "" };
         let of_experts = match experts {
             0 => String::new(),
             experts => format!("-experts{experts}"),
         };
-        format!("{BUILD}-{}-{head_dim}{capped}{of_experts}", dtype.name())
+        format!(
+            "{BUILD}-{}-{head_dim}{room}{remembers}{capped}{of_experts}",
+            dtype.name()
+        )
     }
 
     fn source(self, capability: u32) -> Source<'static> {
@@ -121,11 +163,16 @@ impl Wanted {
             kernels.extend(OF_EXPERTS);
             kernels.extend(ON_MMA.into_iter().flatten().filter(|_| self.on_mma(capability)));
         }
+        let mut text = String::from(include_str!("kernels.cu"));
+        if self.experts > 0 {
+            text += include_str!("experts.cu");
+        }
+        if self.mixer_key.is_some() {
+            kernels.extend(OF_MIXERS);
+            text += include_str!("recurrence.cu");
+        }
         Source {
-            text: match self.experts {
-                0 => include_str!("kernels.cu"),
-                _ => concat!(include_str!("kernels.cu"), include_str!("experts.cu")),
-            },
+            text: text.into(),
             options: self.options(capability),
             name: self.name(),
             kernels,
@@ -135,7 +182,7 @@ impl Wanted {
 
 /// What is compiled.
 pub struct Source<'a> {
-    pub text: &'a str,
+    pub text: Cow<'a, str>,
     pub options: Vec<String>,
     /// Another text, or other options, have another one.
     pub name: String,
@@ -152,15 +199,19 @@ impl Source<'_> {
 
 /// The kernels that a model needs, on the device that is there.
 pub fn load_wanted(context: &Arc<CudaContext>, wanted: Wanted) -> Result<HashMap<&'static str, CudaFunction>, Error> {
-    if wanted.head_dim > LARGEST_HEAD {
+    let limits = [
+        ("a head of", wanted.largest_head, "dimensions", LARGEST_HEADS[1]),
+        (
+            "a layer that remembers, with keys of",
+            wanted.mixer_key.unwrap_or(0),
+            "numbers",
+            LARGEST_KEY,
+        ),
+        ("a layer of", wanted.experts, "experts", MOST_EXPERTS),
+    ];
+    if let Some((of, count, what, most)) = limits.into_iter().find(|(_, count, _, most)| count > most) {
         return Err(Error::Device {
-            what: format!("a head of {} dimensions (at most {LARGEST_HEAD})", wanted.head_dim),
-            device: "cuda".into(),
-        });
-    }
-    if wanted.experts > MOST_EXPERTS {
-        return Err(Error::Device {
-            what: format!("{} experts in a layer (at most {MOST_EXPERTS})", wanted.experts),
+            what: format!("{of} {count} {what} (at most {most})"),
             device: "cuda".into(),
         });
     }
@@ -254,7 +305,7 @@ impl Drop for Program {
 }
 
 fn program(source: &Source<'_>, architecture: &str) -> Result<Program, Error> {
-    let text = std::ffi::CString::new(source.text).during(COMPILING)?;
+    let text = std::ffi::CString::new(source.text.as_bytes()).during(COMPILING)?;
     let program = Program(result::create_program(&text, None).during(COMPILING)?);
     let mut options = source.options.clone();
     options.push(format!("--gpu-architecture={architecture}"));
@@ -307,6 +358,8 @@ mod tests {
         let wanted = Wanted {
             dtype: DType::Bf16,
             head_dim: 128,
+            largest_head: 128,
+            mixer_key: None,
             softcap: false,
             experts: 0,
         };
@@ -318,6 +371,10 @@ mod tests {
             Wanted { head_dim: 64, ..wanted },
             Wanted { experts: 8, ..wanted },
             Wanted {
+                largest_head: 512,
+                ..wanted
+            },
+            Wanted {
                 dtype: DType::F16,
                 ..wanted
             },
@@ -328,6 +385,11 @@ mod tests {
             assert_ne!(file(other, 90, (13, 0)), name);
             assert_ne!(other.options(90), wanted.options(90));
         }
+        let remembers = Wanted {
+            mixer_key: Some(128),
+            ..wanted
+        };
+        assert_ne!(file(remembers, 90, (13, 0)), name);
         assert_ne!(file(wanted, 89, (13, 0)), name);
         assert_ne!(file(wanted, 90, (12, 8)), name);
         assert!(!wanted.on_tensor_cores(75) && wanted.on_tensor_cores(80));

@@ -26,9 +26,15 @@ const ENTRY: usize = 3;
 
 /// What a layout has room for. A decoding step, one token of each row, takes a little more room than it needs, so that many
 /// steps have the same places and can be one recording; what is left empty has no effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Room {
     pub rows: usize,
+    /// Of each of [`Layout::asked`].
+    asked: Vec<RoomOfAsked>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RoomOfAsked {
     pub items: usize,
     pub entries: usize,
 }
@@ -38,12 +44,59 @@ impl Room {
     /// where it is empty, in steps of a half.
     fn rounded(self) -> Self {
         let round = |n: usize, part: usize| n.next_multiple_of((n.next_power_of_two() / part).max(1));
+        let of_asked = |asked: RoomOfAsked| RoomOfAsked {
+            items: round(asked.items, 2),
+            entries: round(asked.entries, 2),
+        };
         Room {
             rows: round(self.rows, 8),
-            items: round(self.items, 2),
-            entries: round(self.entries, 2),
+            asked: self.asked.into_iter().map(of_asked).collect(),
         }
     }
+}
+
+/// What the layers with so many key heads ask, and where that stands in the words.
+#[derive(Debug)]
+pub struct Asked {
+    pub kv_heads: usize,
+    pub items: usize,
+    pub entries: usize,
+    pub starts: usize,
+    pub lists: usize,
+    pub room: RoomOfAsked,
+}
+
+/// What a model's layers want of a layout.
+#[derive(Debug)]
+pub struct Wants<'a> {
+    /// Query heads.
+    pub heads: usize,
+    /// The numbers of key heads that its layers have, each once.
+    pub kv_heads: &'a [usize],
+    /// As [`super::super::arithmetic::Arithmetic::begin`] has them.
+    pub rotations: &'a [Vec<f32>],
+    /// Of each row's queries, or empty.
+    pub growth: &'a [f32],
+    /// Layers remember.
+    pub states: bool,
+}
+
+/// Where the device has things, by their indices.
+pub struct Addresses<'a> {
+    pub block: &'a dyn Fn(usize) -> u64,
+    pub state: &'a dyn Fn(usize) -> u64,
+}
+
+/// Where chunks stand, for layers that remember. A step has a chunk for each row that it has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunks {
+    pub count: usize,
+    /// Addresses of the memory of their states; 0 where there is no chunk.
+    pub states: usize,
+    /// Their first rows, and the last one's end.
+    pub firsts: usize,
+    /// The chunk of each row.
+    pub of_row: usize,
 }
 
 /// Where things stand in `words`, and how many there are.
@@ -59,10 +112,8 @@ pub struct Layout {
     /// By which each row's queries grow, where they do.
     pub growth: Option<usize>,
     pub slots: usize,
-    pub items: usize,
-    pub entries: usize,
-    pub starts: usize,
-    pub lists: usize,
+    pub asked: Vec<Asked>,
+    pub chunks: Option<Chunks>,
     pub wanted: usize,
     pub rotations: Vec<usize>,
     /// `half` of each rotation.
@@ -82,14 +133,47 @@ struct Query {
     limit: usize,
 }
 
-#[derive(Default)]
-struct Work {
-    blocks: Vec<u64>,
+struct Work<'b> {
+    /// Those of all layers.
+    blocks: &'b mut Vec<u64>,
     items: Vec<[u32; ITEM]>,
     entries: Vec<Query>,
 }
 
-impl Work {
+impl Work<'_> {
+    /// What `heads` query heads ask so many key heads, of all that a batch's tokens may look at; `address` finds a block by its index.
+    fn of<'b>(
+        chunks: &[Chunk],
+        (heads, kv_heads): (usize, usize),
+        blocks: &'b mut Vec<u64>,
+        address: &dyn Fn(usize) -> u64,
+    ) -> Work<'b> {
+        let rows: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        let busy = rows * (heads / kv_heads) / QUERIES * kv_heads >= BUSY;
+        let stretch = if busy { LONG } else { SHORT };
+        let queries = queries(chunks, heads / kv_heads);
+        let mut work = Work {
+            blocks,
+            items: Vec::new(),
+            entries: Vec::new(),
+        };
+        let mut first = 0;
+        for same in chunks.chunk_by(|a, b| prefix_of(a) == prefix_of(b)) {
+            let asked: Vec<Query> = queries[first..first + same.len()].concat();
+            let mut position = 0;
+            for segment in same.first().map_or(&[][..], |chunk| chunk.prefix) {
+                work.ask(&asked, segment, (position, segment.len), stretch, address);
+                position += segment.len;
+            }
+            first += same.len();
+        }
+        for (chunk, queries) in chunks.iter().zip(&queries) {
+            let keys = (chunk.own_start(), chunk.own.len + chunk.tokens.len());
+            work.ask(queries, chunk.own, keys, stretch, address);
+        }
+        work
+    }
+
     /// All of `queries` against the keys of a segment that begins at `position`, of which the first `len` exist.
     fn ask(
         &mut self,
@@ -123,81 +207,103 @@ impl Work {
 }
 
 impl Layout {
-    /// `group` query heads share each of `kv_heads` key heads; `address` finds a block by its index. Rotations as
-    /// [`super::super::arithmetic::Arithmetic::begin`] has them; `growth` is of each row's queries, or empty.
-    pub fn new(
-        chunks: &[Chunk],
-        group: usize,
-        kv_heads: usize,
-        rotations: &[Vec<f32>],
-        growth: &[f32],
-        address: &dyn Fn(usize) -> u64,
-    ) -> Layout {
+    pub fn new(chunks: &[Chunk], wants: &Wants<'_>, addresses: &Addresses<'_>) -> Layout {
         let rows: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
-        let busy = rows * group / QUERIES * kv_heads >= BUSY;
-        let stretch = if busy { LONG } else { SHORT };
-        let queries = queries(chunks, group);
-        let mut work = Work::default();
-        let mut first = 0;
-        for same in chunks.chunk_by(|a, b| prefix_of(a) == prefix_of(b)) {
-            let asked: Vec<Query> = queries[first..first + same.len()].concat();
-            let mut position = 0;
-            for segment in same.first().map_or(&[][..], |chunk| chunk.prefix) {
-                work.ask(&asked, segment, (position, segment.len), stretch, address);
-                position += segment.len;
-            }
-            first += same.len();
-        }
-        for (chunk, queries) in chunks.iter().zip(&queries) {
-            let keys = (chunk.own_start(), chunk.own.len + chunk.tokens.len());
-            work.ask(queries, chunk.own, keys, stretch, address);
-        }
+        let mut blocks = Vec::new();
+        let asked: Vec<(usize, Vec<[u32; ITEM]>, Vec<Query>)> = wants
+            .kv_heads
+            .iter()
+            .map(|kv_heads| {
+                let work = Work::of(chunks, (wants.heads, *kv_heads), &mut blocks, addresses.block);
+                (*kv_heads, work.items, work.entries)
+            })
+            .collect();
         let wanted: Vec<u32> = wanted_rows(chunks).map(|row| row as u32).collect();
         let is_step = chunks.len() == rows && wanted.len() == rows;
+        let of_asked = |(_, items, entries): &(usize, Vec<[u32; ITEM]>, Vec<Query>)| RoomOfAsked {
+            items: items.len(),
+            entries: entries.len(),
+        };
         let exact = Room {
             rows,
-            items: work.items.len(),
-            entries: work.entries.len(),
+            asked: asked.iter().map(of_asked).collect(),
         };
         let room = if is_step { exact.rounded() } else { exact };
-        let (starts, lists) = entries_by_query(&work.entries, room.rows, group);
 
         let mut layout = Layout {
             rows,
             wanted_count: wanted.len(),
-            room,
             is_step,
             ..Layout::default()
         };
         let slots = chunks.iter().flat_map(|c| c.own.len..c.own.len + c.tokens.len());
         let row_blocks = chunks.iter().flat_map(|chunk| {
             let slots = chunk.own.len..chunk.own.len + chunk.tokens.len();
-            slots.map(|slot| address(chunk.own.blocks[slot / BLOCK].index))
+            slots.map(|slot| (addresses.block)(chunk.own.blocks[slot / BLOCK].index))
         });
         // Addresses are aligned; those of the items' blocks come last, as their number changes from step to step.
         layout.row_blocks = layout.put(row_blocks.flat_map(halves), 2 * room.rows);
+        layout.chunks = wants.states.then(|| {
+            let count = if is_step { room.rows } else { chunks.len() };
+            layout.put_chunks(chunks, count, addresses.state)
+        });
         layout.tokens = layout.put(chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()), room.rows);
         layout.positions = layout.put(positions(chunks).map(|position| position as u32), room.rows);
-        let growth = growth.iter().map(|factor| factor.to_bits());
+        let growth = wants.growth.iter().map(|factor| factor.to_bits());
         layout.growth = (growth.len() > 0).then(|| layout.put(growth, room.rows));
         layout.slots = layout.put(slots.map(|slot| (slot % BLOCK) as u32), room.rows);
-        layout.items = layout.put(work.items.into_iter().flatten(), ITEM * room.items);
-        let entries = work.entries.iter();
-        let entries = entries.flat_map(|query| [query.row, query.group_head, query.limit].map(|word| word as u32));
-        layout.entries = layout.put(entries, ENTRY * room.entries);
-        layout.starts = layout.put(starts.into_iter(), room.rows * group + 1);
-        layout.lists = layout.put(lists.into_iter(), room.entries);
+        for ((kv_heads, items, entries), room_of) in asked.into_iter().zip(&room.asked) {
+            let group = wants.heads / kv_heads;
+            let (starts, lists) = entries_by_query(&entries, room.rows, group);
+            let words = entries.iter();
+            let words = words.flat_map(|query| [query.row, query.group_head, query.limit].map(|word| word as u32));
+            let asked = Asked {
+                kv_heads,
+                items: layout.put(items.into_iter().flatten(), ITEM * room_of.items),
+                entries: layout.put(words, ENTRY * room_of.entries),
+                starts: layout.put(starts.into_iter(), room.rows * group + 1),
+                lists: layout.put(lists.into_iter(), room_of.entries),
+                room: *room_of,
+            };
+            layout.asked.push(asked);
+        }
         layout.wanted = layout.put(wanted.into_iter(), room.rows);
-        for rotation in rotations {
+        for rotation in wants.rotations {
             let width = rotation.len() / rows.max(1);
             let at = layout.put(rotation.iter().map(|x| x.to_bits()), width * room.rows);
             layout.rotations.push(at);
             layout.half_widths.push(width / 2);
         }
         layout.words.resize(layout.words.len().next_multiple_of(2), 0);
-        let count = 2 * work.blocks.len();
-        layout.item_blocks = layout.put(work.blocks.into_iter().flat_map(halves), count);
+        let count = 2 * blocks.len();
+        layout.item_blocks = layout.put(blocks.into_iter().flat_map(halves), count);
+        layout.room = room;
         layout
+    }
+
+    /// Adds where chunks stand; those beyond have no state, and a row each.
+    fn put_chunks(&mut self, chunks: &[Chunk], count: usize, state: &dyn Fn(usize) -> u64) -> Chunks {
+        let address = |chunk: &Chunk| chunk.own.state.as_ref().map_or(0, |own| state(own.index));
+        let states = self.put(chunks.iter().map(address).flat_map(halves), 2 * count);
+        let lens = chunks.iter().map(|chunk| chunk.tokens.len());
+        let lens: Vec<usize> = lens.chain(std::iter::repeat(1)).take(count).collect();
+        let firsts: Vec<u32> = std::iter::once(0)
+            .chain(lens.iter().scan(0, |end, len| {
+                *end += *len as u32;
+                Some(*end)
+            }))
+            .collect();
+        let of_row = (0u32..)
+            .zip(&lens)
+            .flat_map(|(chunk, len)| std::iter::repeat_n(chunk, *len));
+        let of_row: Vec<u32> = of_row.collect();
+        let rows = of_row.len();
+        Chunks {
+            count,
+            states,
+            firsts: self.put(firsts.into_iter(), count + 1),
+            of_row: self.put(of_row.into_iter(), rows),
+        }
     }
 
     /// Adds a list with room for `room` words; the rest of it is 0.

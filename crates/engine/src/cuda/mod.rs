@@ -10,6 +10,7 @@ mod held;
 mod kernels;
 mod layout;
 mod recording;
+mod recurrence;
 mod ring;
 
 use std::sync::Arc;
@@ -23,17 +24,17 @@ pub(super) use gpu::Hog;
 use gpu::{Address, Buffer, Gpu, Shape, Staging, launch};
 pub(super) use gpu::{PIECE, Pending, check};
 use kernels::Wanted;
-use layout::Layout;
+use layout::{Addresses, Layout, Wants};
 use recording::{Recorded, Recordings};
+use recurrence::Remembering;
 
 use super::Error;
-use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Mixture, PerLayerWeights, Settings};
+use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, MixerWeights, Mixture, PerLayerWeights, Settings};
 use super::cpu::growth;
 use super::decoder::Chunk;
 use super::kernels as host;
 use super::kv::KvShape;
-use super::recurrence::MixerWeights;
-use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
+use super::spec::{Activation, DecoderSpec, LayerSpec, NormKind, QkNorm};
 
 /// Rows whose logits are computed at once.
 const ROWS_OF_LOGITS: usize = 256;
@@ -115,17 +116,14 @@ impl Norm {
 
 /// Opens a device for a model.
 ///
-/// **Errors** a family that the kernels are not made for, a head that they have no room for; whatever the driver refuses.
+/// **Errors** a head, a key or a mixture that the kernels have no room for; whatever the driver refuses.
 pub(super) fn open(ordinal: usize, dtype: DType, spec: &DecoderSpec) -> Result<Arc<Gpu>, Error> {
-    if let Some(beyond) = spec.family.beyond_cuda() {
-        return Err(Error::Device {
-            what: format!("{beyond}, which the {} family has,", spec.family.name()),
-            device: "cuda; it runs with --device cpu".into(),
-        });
-    }
+    let heads = spec.layers.iter().filter(|layer| !layer.recurrent);
     let wanted = Wanted {
         dtype,
         head_dim: spec.head_dim,
+        largest_head: heads.map(|layer| layer.head_dim).max().unwrap_or(1),
+        mixer_key: spec.mixer.as_ref().map(|mixer| mixer.key_dim),
         softcap: spec.attention_softcap.is_some(),
         experts: spec.experts.as_ref().map_or(0, |experts| experts.count),
     };
@@ -209,6 +207,7 @@ pub(super) struct Cuda {
     words: Address,
     shape: Option<KvShape>,
     slabs: Vec<CudaSlice<u8>>,
+    slabs_of_states: Vec<CudaSlice<u8>>,
     branch: Matrix,
     kept: Matrix,
     logits: Matrix,
@@ -217,6 +216,7 @@ pub(super) struct Cuda {
     picked: Buffer,
     scores: Buffer,
     mixing: Mixing,
+    remembering: Remembering,
     recordings: Recordings,
 }
 
@@ -225,25 +225,53 @@ impl Cuda {
         self.words + 4 * offset as u64
     }
 
-    /// Memory for blocks up to `last`.
-    fn reserve_blocks(&mut self, shape: &KvShape, last: usize) -> Result<(), Error> {
+    /// Memory for the blocks and states of a batch, and where they lie by their indices.
+    fn reserve(&mut self, shape: &KvShape, chunks: &[Chunk]) -> Result<[Places; 2], Error> {
         if self.shape.as_ref() != Some(shape) {
             self.slabs.clear();
+            self.slabs_of_states.clear();
             self.shape = Some(shape.clone());
         }
-        while self.slabs.len() <= last / blocks_in_slab(shape) {
-            let bytes = blocks_in_slab(shape) * shape.block_bytes() as usize;
-            self.slabs.push(self.gpu.alloc(bytes)?);
+        let segments = || chunks.iter().flat_map(Chunk::segments);
+        let blocks = segments().flat_map(|segment| &segment.blocks).map(|block| block.index);
+        let states = segments().flat_map(|segment| &segment.state).map(|state| state.index);
+        Ok([
+            Places::reserve(&self.gpu, &mut self.slabs, shape.block_bytes(), blocks.max())?,
+            Places::reserve(&self.gpu, &mut self.slabs_of_states, shape.state_bytes(), states.max())?,
+        ])
+    }
+
+    /// What a segment remembers before its first token is what was remembered before it.
+    fn begin_states(&self, chunks: &[Chunk], states: &Places) -> Result<(), Error> {
+        for chunk in chunks.iter().filter(|chunk| chunk.own.len == 0) {
+            let Some(own) = &chunk.own.state else { continue };
+            let before = chunk.prefix.last().and_then(|segment| segment.state.as_ref());
+            match before {
+                Some(before) => self
+                    .gpu
+                    .copy(states.at(before.index), states.at(own.index), states.bytes)?,
+                None => self.gpu.zero(states.at(own.index), states.bytes)?,
+            }
         }
         Ok(())
     }
 
     /// Bytes of what steps of so many rows take besides weights, keys and values; never too little by much.
     pub fn step_bytes(spec: &DecoderSpec, dtype: DType, rows: usize) -> u64 {
-        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let elements = 2 * spec.hidden + 2 * q + 2 * kv + 3 * spec.intermediate;
+        let most = |of: fn(&LayerSpec) -> usize| spec.layers.iter().map(of).max().unwrap_or(0);
+        let (q, kv) = (
+            spec.heads * most(|layer| layer.head_dim),
+            most(|layer| layer.kv_heads * layer.head_dim),
+        );
+        let (gates, per_layer) = (
+            if spec.gates_heads() { q } else { 0 },
+            spec.per_layer.map_or(0, |per_layer| spec.hidden + 3 * per_layer.width),
+        );
+        let elements = 2 * spec.hidden + 2 * q + 2 * kv + gates + 3 * most(|layer| layer.intermediate) + per_layer;
         // The stream, a branch, and what attention leaves of each stretch of keys.
-        let floats = 2 * spec.hidden + STRETCHES * q;
+        let mixer = spec.mixer.as_ref();
+        let floats = 2 * spec.hidden + STRETCHES * q + mixer.map_or(0, recurrence::row_floats);
+        let elements = elements + mixer.map_or(0, |mixer| mixer.input_columns() + mixer.width());
         let of_experts = |experts| experts::row_bytes(experts, spec.hidden, dtype);
         let row = elements * dtype.size_bytes() + floats * size_of::<f32>();
         let row = row + spec.experts.as_ref().map_or(0, of_experts);
@@ -391,8 +419,31 @@ impl Cuda {
     }
 }
 
-fn blocks_in_slab(shape: &KvShape) -> usize {
-    (SLAB / shape.block_bytes().max(1) as usize).max(1)
+/// Where things of one size lie, by their indices.
+struct Places {
+    bytes: usize,
+    in_slab: usize,
+    slabs: Vec<Address>,
+}
+
+impl Places {
+    /// With memory for those up to `last`.
+    fn reserve(gpu: &Gpu, slabs: &mut Vec<CudaSlice<u8>>, bytes: u64, last: Option<usize>) -> Result<Self, Error> {
+        let bytes = bytes as usize;
+        let in_slab = (SLAB / bytes.max(1)).max(1);
+        while slabs.len() < last.map_or(0, |last| last / in_slab + 1) {
+            slabs.push(gpu.alloc(in_slab * bytes)?);
+        }
+        Ok(Places {
+            bytes,
+            in_slab,
+            slabs: slabs.iter().map(|slab| gpu.address(slab)).collect(),
+        })
+    }
+
+    fn at(&self, index: usize) -> Address {
+        self.slabs[index / self.in_slab] + (index % self.in_slab * self.bytes) as u64
+    }
 }
 
 impl Arithmetic for Cuda {
@@ -465,6 +516,7 @@ impl Arithmetic for Cuda {
             words: 0,
             shape: None,
             slabs: Vec::new(),
+            slabs_of_states: Vec::new(),
             branch: Matrix::default(),
             kept: Matrix::default(),
             logits: Matrix::default(),
@@ -473,6 +525,7 @@ impl Arithmetic for Cuda {
             picked: Buffer::default(),
             scores: Buffer::default(),
             mixing: Mixing::default(),
+            remembering: Remembering::default(),
             recordings: Recordings::default(),
         })
     }
@@ -484,23 +537,38 @@ impl Arithmetic for Cuda {
         chunks: &[Chunk],
         rotations: Vec<Vec<f32>>,
     ) -> Result<(), Error> {
-        let segments = chunks.iter().flat_map(|chunk| {
-            let prefix = chunk.prefix.iter().flat_map(|segment| &segment.blocks);
-            prefix.chain(&chunk.own.blocks)
-        });
-        self.reserve_blocks(&shape, segments.map(|block| block.index).max().unwrap_or(0))?;
-        let slabs: Vec<Address> = self.slabs.iter().map(|slab| self.gpu.address(slab)).collect();
-        let in_slab = blocks_in_slab(&shape);
-        let address = |index: usize| slabs[index / in_slab] + (index % in_slab) as u64 * shape.block_bytes();
-        let group = spec.heads / spec.kv_heads;
-        let growth = growth(spec, chunks);
-        self.layout = Layout::new(chunks, group, spec.kv_heads, &rotations, &growth, &address);
+        let [blocks, states] = self.reserve(&shape, chunks)?;
+        self.begin_states(chunks, &states)?;
+        let mut kv_heads: Vec<usize> = Vec::new();
+        for heads in shape.layers.iter().map(|layer| layer.kv_heads) {
+            if !kv_heads.contains(&heads) {
+                kv_heads.push(heads);
+            }
+        }
+        let wants = Wants {
+            heads: spec.heads,
+            kv_heads: &kv_heads,
+            rotations: &rotations,
+            growth: &growth(spec, chunks),
+            states: shape.state_len > 0,
+        };
+        let addresses = Addresses {
+            block: &|index| blocks.at(index),
+            state: &|index| states.at(index),
+        };
+        self.layout = Layout::new(chunks, &wants, &addresses);
         self.words = self.staging.send(&self.gpu, &self.layout.words)?;
         // Before anything is picked, so that a recording of a step that scores serves one that generates.
         self.picked.reserve(&self.gpu, PICKED_AT_LEAST)?;
-        let slots = self.layout.room.entries * spec.kv_heads;
+        let slots = self
+            .layout
+            .asked
+            .iter()
+            .map(|asked| asked.room.entries * asked.kv_heads);
+        let slots = slots.max().unwrap_or(0);
+        let head_dim = shape.layers.iter().map(|layer| layer.head_dim).max().unwrap_or(0);
         self.sums.reserve(&self.gpu, slots * 8)?;
-        self.partial.reserve(&self.gpu, slots * spec.head_dim * 4)?;
+        self.partial.reserve(&self.gpu, slots * head_dim * 4)?;
         Ok(())
     }
 
@@ -508,9 +576,9 @@ impl Arithmetic for Cuda {
         if !self.layout.is_step {
             return layers(self, buffers);
         }
-        let (gpu, room) = (self.gpu.clone(), self.layout.room);
+        let (gpu, room) = (self.gpu.clone(), self.layout.room.clone());
         self.recordings.forget_unless(route, gpu.moves());
-        match self.recordings.find(room) {
+        match self.recordings.find(&room) {
             Recorded::Ready(graph) => gpu.replay(graph)?,
             // The second time all buffers have their size.
             Recorded::Seen => match gpu.record(|| layers(self, buffers)) {
@@ -634,10 +702,13 @@ impl Arithmetic for Cuda {
         _chunks: &mut [Chunk],
         qkv: &mut Matrix,
     ) -> Result<(), Error> {
-        let (dim, q_heads, kv_heads) = (spec.head_dim as u32, spec.heads as u32, spec.kv_heads as u32);
+        let has_keys = heads.of.has_keys();
+        let own_keys = if has_keys { heads.of.kv_heads } else { 0 };
+        let (dim, q_heads, kv_heads) = (heads.of.head_dim as u32, spec.heads as u32, own_keys as u32);
+        let cols = qkv.cols as u32;
         let [q_norm, k_norm] = [heads.q_norm, heads.k_norm].map(|norm| norm.by(&self.gpu, spec.norm_eps));
         if spec.qk_norm == QkNorm::FullWidth {
-            let (q, kv, cols) = (q_heads * dim, kv_heads * dim, qkv.cols as u32);
+            let (q, kv) = (q_heads * dim, kv_heads * dim);
             for (norm, first, width) in [(q_norm, 0u32, q), (k_norm, q, kv)] {
                 let (rows, qkv) = ((qkv.rows, 1), qkv.address());
                 launch!(
@@ -665,26 +736,29 @@ impl Arithmetic for Cuda {
         };
         let (blocks, slots) = (self.word(self.layout.row_blocks), self.word(self.layout.slots));
         let growth = self.layout.growth.map_or(0, |growth| self.word(growth));
-        let grid = (qkv.rows, spec.heads + 2 * spec.kv_heads);
+        let start = self.shape.as_ref().map_or(0, |shape| shape.device_start(heads.layer)) as u32;
+        let grid = (qkv.rows, spec.heads + 2 * own_keys);
         launch!(
             self.gpu,
             "heads",
             grid,
             32,
             qkv.address(),
+            cols,
             dim,
             q_heads,
             kv_heads,
             q_norm,
             k_norm,
             normed,
+            u32::from(spec.family.norms_values),
             spec.qkv_limit.unwrap_or(0.0),
             rotations,
             half_width,
             growth,
             blocks,
             slots,
-            heads.layer as u32,
+            start,
         )
     }
 
@@ -695,26 +769,29 @@ impl Arithmetic for Cuda {
         settings: Settings<'_, Numbers>,
         out: &mut Matrix,
     ) -> Result<(), Error> {
-        // All layers are alike here.
-        let Some(kv) = self.shape.as_ref().and_then(|shape| shape.layers.first().copied()) else {
+        let Some(kept) = &self.shape else {
             return Ok(());
         };
-        let q_heads = qkv.cols / kv.head_dim - 2 * kv.kv_heads;
+        let (kv, q_heads) = (kept.layers[settings.layer], settings.heads);
+        let Some(asked) = self.layout.asked.iter().find(|asked| asked.kv_heads == kv.kv_heads) else {
+            return Ok(());
+        };
         let shape = Shape {
             dim: kv.head_dim as u32,
             q_heads: q_heads as u32,
             kv_heads: kv.kv_heads as u32,
-            layer: settings.layer as u32,
+            cols: qkv.cols as u32,
+            start: kept.device_start(settings.layer) as u32,
             window: settings.window.map_or(0, |window| window as u32),
-            items: self.layout.room.items as u32,
+            items: asked.room.items as u32,
             scale: settings.scale,
             softcap: settings.softcap.unwrap_or(0.0),
         };
         let (sums, partial) = (self.sums.address(&self.gpu), self.partial.address(&self.gpu));
-        let (items, entries) = (self.word(self.layout.items), self.word(self.layout.entries));
+        let (items, entries) = (self.word(asked.items), self.word(asked.entries));
         let blocks = self.word(self.layout.item_blocks);
-        let (kernel, warps) = self.gpu.attention_kernel();
-        let grid = (self.layout.room.items.div_ceil(warps), kv.kv_heads);
+        let (kernel, warps) = self.gpu.attention_kernel(kv.head_dim);
+        let grid = (asked.room.items.div_ceil(warps), kv.kv_heads);
         let threads = 32 * warps as u32;
         launch!(
             self.gpu,
@@ -730,7 +807,7 @@ impl Arithmetic for Cuda {
             partial
         )?;
         let out = out.reshape(&self.gpu, qkv.rows, q_heads * kv.head_dim, Kind::Element)?;
-        let (starts, lists) = (self.word(self.layout.starts), self.word(self.layout.lists));
+        let (starts, lists) = (self.word(asked.starts), self.word(asked.lists));
         launch!(
             self.gpu,
             "combine",
@@ -812,41 +889,83 @@ impl Arithmetic for Cuda {
 
     fn embed_in_layer(
         &mut self,
-        _: &PerLayerWeights<Cuda>,
-        _: (&Norm, f32),
-        _: &[Chunk],
-        _: &Matrix,
-        _: &mut Matrix,
+        per_layer: &PerLayerWeights<Cuda>,
+        (norm, eps): (&Norm, f32),
+        _chunks: &[Chunk],
+        x: &Matrix,
+        out: &mut Matrix,
     ) -> Result<(), Error> {
-        Err(not_made("embeddings for every layer"))
+        let projection = &per_layer.projection;
+        let width = projection.outputs;
+        let projected = self.branch.reshape(&self.gpu, x.rows, width, Kind::Float)?;
+        let (sizes, weight) = ((width, projection.inputs), self.gpu.address(&projection.weight));
+        let scale = (x.cols as f32).powf(-0.5);
+        self.gpu
+            .product(sizes, x.rows, weight, x.address(), (scale, 0.0), projected, true)?;
+        let to = out.reshape(&self.gpu, x.rows, width, Kind::Element)?;
+        let (tokens, picked) = (self.word(self.layout.tokens), self.picked.address(&self.gpu));
+        launch!(
+            self.gpu,
+            "embed_in_layer",
+            (x.rows, 1),
+            128,
+            projected,
+            norm.by(&self.gpu, eps),
+            tokens,
+            picked,
+            self.gpu.address(&per_layer.table.weight),
+            (width as f32).sqrt(),
+            width as u32,
+            to
+        )
     }
 
-    fn add_normed(&mut self, _: &Matrix, _: (&Norm, f32), _: f32, _: &mut Matrix) -> Result<(), Error> {
-        Err(not_made("experts beside an MLP"))
+    fn add_normed(&mut self, branch: &Matrix, norm: (&Norm, f32), scale: f32, h: &mut Matrix) -> Result<(), Error> {
+        self.add_branch(branch.address(), None, norm, scale, h)
     }
 
-    fn zeros_like(&mut self, _: &Matrix, _: &mut Matrix) -> Result<(), Error> {
-        Err(not_made("experts beside an MLP"))
+    fn zeros_like(&mut self, x: &Matrix, out: &mut Matrix) -> Result<(), Error> {
+        let (to, count) = (out.reshape(&self.gpu, x.rows, x.cols, Kind::Float)?, x.rows * x.cols);
+        launch!(self.gpu, "clear_stream", Gpu::blocks_for(count), 256, to, count as u64)
     }
 
-    fn times(&mut self, _: &mut Matrix, _: &Matrix) -> Result<(), Error> {
-        Err(not_made("embeddings for every layer"))
+    fn times(&mut self, x: &mut Matrix, by: &Matrix) -> Result<(), Error> {
+        let (count, blocks) = (x.rows * x.cols, Gpu::blocks_for(x.rows * x.cols));
+        launch!(
+            self.gpu,
+            "multiply_by",
+            blocks,
+            256,
+            x.address(),
+            by.address(),
+            count as u64
+        )
     }
 
-    fn gate_heads(&mut self, _: &Matrix, _: &mut Matrix) -> Result<(), Error> {
-        Err(not_made("attention with gates"))
+    fn gate_heads(&mut self, qkv: &Matrix, attended: &mut Matrix) -> Result<(), Error> {
+        let (cols, width) = (qkv.cols as u32, attended.cols as u32);
+        let count = attended.rows * attended.cols;
+        let (from, to) = (qkv.address(), attended.address());
+        let blocks = Gpu::blocks_for(count);
+        launch!(self.gpu, "gate_heads", blocks, 256, from, cols, width, count as u64, to)
     }
 
     fn remember(
         &mut self,
-        _: &DecoderSpec,
-        _: &MixerWeights,
-        _: usize,
-        _: &mut [Chunk],
-        _: &Matrix,
-        _: &mut Matrix,
+        spec: &DecoderSpec,
+        weights: &MixerWeights<Cuda>,
+        stop: usize,
+        _chunks: &mut [Chunk],
+        inputs: &Matrix,
+        out: &mut Matrix,
     ) -> Result<(), Error> {
-        Err(not_made("a layer that does not attend"))
+        let Some(mixer) = &spec.mixer else {
+            return Ok(());
+        };
+        let mut buffers = std::mem::take(&mut self.remembering);
+        let remembered = self.recur(&mut buffers, (mixer, weights, spec.norm_eps), stop, inputs, out);
+        self.remembering = buffers;
+        remembered
     }
 }
 
@@ -877,13 +996,5 @@ fn activation_of(activation: Activation) -> gpu::Activation {
                 ..of_kind(6)
             }
         }
-    }
-}
-
-/// For what `open` has refused before.
-fn not_made(what: &str) -> Error {
-    Error::Device {
-        what: what.into(),
-        device: "cuda".into(),
     }
 }

@@ -43,8 +43,8 @@ impl Recordings {
         }
     }
 
-    pub fn find(&mut self, room: Room) -> Recorded<'_> {
-        match self.known.get(&room) {
+    pub fn find(&mut self, room: &Room) -> Recorded<'_> {
+        match self.known.get(room) {
             Some(Some(graph)) => {
                 #[cfg(test)]
                 (self.replays += 1);
