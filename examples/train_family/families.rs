@@ -141,7 +141,7 @@ pub fn train(family: Family, seed: u64, out: &Path) -> Result<()> {
         }
         if family == Family::CrossLingual && seed == 1 {
             let embedded = ["tiny-base", "tiny-maths-en", "tiny-spanish"];
-            files::copy(&Path::new("models").join(embedded[number as usize - 1]), &dir)?;
+            copy(&Path::new("models").join(embedded[number as usize - 1]), &dir)?;
             continue;
         }
         std::fs::create_dir_all(&dir)?;
@@ -193,6 +193,17 @@ pub fn train(family: Family, seed: u64, out: &Path) -> Result<()> {
         training::train(&weights, &course, &tokenizer, eos, &books)?;
         files::write(&dir, &weights, &tokenizer, &tokenizer_json)?;
         std::fs::remove_file(state)?;
+    }
+    Ok(())
+}
+
+/// Copies a checkpoint's files.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let reading = || format!("cannot copy {} (from the project's directory)", from.display());
+    std::fs::create_dir_all(to)?;
+    for file in std::fs::read_dir(from).with_context(reading)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name())).with_context(reading)?;
     }
     Ok(())
 }

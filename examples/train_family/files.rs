@@ -34,17 +34,6 @@ pub fn load(dir: &Path, size: Size) -> Result<Weights> {
     Weights::from_values(size, values.collect::<Result<Vec<_>>>()?)
 }
 
-/// Copies a checkpoint's files.
-pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    let reading = || format!("cannot copy {} (from the project's directory)", from.display());
-    std::fs::create_dir_all(to)?;
-    for file in std::fs::read_dir(from).with_context(reading)? {
-        let file = file?;
-        std::fs::copy(file.path(), to.join(file.file_name())).with_context(reading)?;
-    }
-    Ok(())
-}
-
 /// The Hugging Face layout that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load; the weights are rounded to 16
 /// bits, since the family travels inside the program.
 pub fn write(dir: &Path, weights: &Weights, tokenizer: &Tokenizer, tokenizer_json: &serde_json::Value) -> Result<()> {
