@@ -5,6 +5,9 @@ use crate::{
     model::{self, DType, Decoder, Program},
 };
 
+/// Bytes that a merge asks for at least for itself.
+const LEAST_SCRATCH: usize = 1 << 20;
+
 /// The decoder that a child is merged into.
 pub(super) struct OnDevice<'d>(pub &'d mut Decoder);
 
@@ -16,6 +19,13 @@ impl merge::Device for OnDevice<'_> {
             .iter()
             .map(|parent| (format!("{}\0{}", parent.model, parent.tensor), parent.bytes));
         self.0.hold(&named.collect::<Vec<_>>())
+    }
+
+    /// As a tensor of nobody's, in few sizes, so that one tensor's serves the next.
+    fn scratch(&mut self, bytes: usize) -> Result<Option<u64>, model::Error> {
+        let bytes = bytes.next_power_of_two().max(LEAST_SCRATCH);
+        let here = self.0.hold(&[(format!("\0scratch {bytes}"), &vec![0; bytes])])?;
+        Ok(here.and_then(|addresses| addresses.first().copied()))
     }
 
     fn place(&mut self, output: &str) -> Option<u64> {
@@ -116,6 +126,10 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
             OnDevice(&mut self.decoder).hold(tensors)
         }
 
+        fn scratch(&mut self, bytes: usize) -> Result<Option<u64>, model::Error> {
+            OnDevice(&mut self.decoder).scratch(bytes)
+        }
+
         fn place(&mut self, _: &str) -> Option<u64> {
             Some(self.place)
         }
@@ -200,10 +214,12 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
         assert!(missing.is_empty(), "{missing:?} of {covered:?}");
     }
 
-    /// Models of one long norm each, in memory.
+    /// Models of one tensor each, in memory: a long norm, or a matrix.
     struct Norms {
         config: serde_json::Value,
         dtype: DType,
+        /// Of the matrix, where it is one.
+        width: Option<usize>,
         weights: BTreeMap<&'static str, Vec<u8>>,
     }
 
@@ -220,22 +236,39 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
             Norms {
                 config: serde_json::json!({ "model_type": "llama" }),
                 dtype,
+                width: None,
                 weights: weights.collect(),
+            }
+        }
+
+        /// As rows of that many elements.
+        fn of_rows(self, width: usize) -> Self {
+            Norms {
+                width: Some(width),
+                ..self
+            }
+        }
+
+        fn tensor(&self) -> &'static str {
+            match self.width {
+                None => "model.norm.weight",
+                Some(_) => "model.layers.0.mlp.up_proj.weight",
             }
         }
     }
 
     impl TensorSource for Norms {
         fn tensor_names(&self, model: &str) -> Vec<String> {
-            self.weights
-                .get(model)
-                .map(|_| "model.norm.weight".into())
-                .into_iter()
-                .collect()
+            let tensor = self.weights.get(model).map(|_| self.tensor().into());
+            tensor.into_iter().collect()
         }
 
         fn shape(&self, model: &str, _: &str) -> Option<Vec<usize>> {
-            Some(vec![self.weights.get(model)?.len() / self.dtype.size_bytes()])
+            let elements = self.weights.get(model)?.len() / self.dtype.size_bytes();
+            Some(match self.width {
+                None => vec![elements],
+                Some(width) => vec![elements / width, width],
+            })
         }
 
         fn dtype(&self, model: &str, _: &str) -> Option<DType> {
@@ -281,15 +314,16 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
         format!("merge_method: {method}\nseed: 3\n{base}parameters: {{{shared}}}\nmodels:\n{models}")
     }
 
+    fn noise(k: usize, i: usize) -> f32 {
+        let x = ((i * 6 + k) as u32).wrapping_mul(2_654_435_761);
+        (x ^ x >> 15).wrapping_mul(0x2c1b_3c6d) as f32 / 2.2e9 - 1.0
+    }
+
     /// More elements than a block, an odd number of them; magnitudes of all kinds, of few kinds, and nearly all the same, so that cuts
     /// fall among equals.
     #[test]
     #[ignore = "needs a GPU, or tests/emulator"]
     fn on_a_gpu_long_tensors_have_the_bits_of_the_cpu() {
-        let noise = |k: usize, i: usize| {
-            let x = ((i * 6 + k) as u32).wrapping_mul(2_654_435_761);
-            (x ^ x >> 15).wrapping_mul(0x2c1b_3c6d) as f32 / 2.2e9 - 1.0
-        };
         let many = |k: usize, i: usize| noise(k, i);
         let few = |k: usize, i: usize| (noise(k, i) * 3.0).round() / 4.0;
         let one = |k: usize, i: usize| {
@@ -370,6 +404,65 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
         }
     }
 
+    /// DELLA ranks each row: of one entry, of few, of an odd number, of more than there are bins; magnitudes as above, and zeros.
+    #[test]
+    #[ignore = "needs a GPU, or tests/emulator"]
+    fn on_a_gpu_ranked_rows_have_the_bits_of_the_cpu() {
+        let many = |k: usize, i: usize| noise(k, i);
+        let few = |k: usize, i: usize| (noise(k, i) * 3.0).round() / 4.0;
+        let one = |k: usize, i: usize| match i % 97 {
+            3 => noise(k, i),
+            _ if k == 0 => 1.0,
+            _ => 1.125,
+        };
+        let dwarfed = |k: usize, i: usize| match i % 53 {
+            3 if k > 0 => 1e4,
+            _ => noise(k, i) / 64.0,
+        };
+        let recipes = [
+            recipe(
+                "della",
+                "",
+                &["weight: 0.7, density: 0.4", "weight: 0.5, density: 0.6, epsilon: 0.3"],
+            ),
+            recipe(
+                "della_linear",
+                "lambda: 1.2",
+                &[
+                    "weight: 0.7, density: 0.5, epsilon: 0.0",
+                    "weight: -0.5, density: 1.0",
+                    "weight: 0.2, density: 0.0",
+                ],
+            ),
+            recipe(
+                "della",
+                "rescale: none, normalize: false",
+                &["weight: 0.7, density: 0.3, epsilon: 0.25"; 4],
+            ),
+        ];
+        for weights in [DType::Bf16, DType::F32] {
+            let mut aside = Aside::new(weights);
+            for dtype in DType::ALL {
+                let sources = [
+                    Norms::new(dtype, 20_001, many),
+                    Norms::new(dtype, 70 * 129, many).of_rows(129),
+                    Norms::new(dtype, 41 * 33, few).of_rows(33),
+                    Norms::new(dtype, 3 * 1024, one).of_rows(1024),
+                    Norms::new(dtype, 2 * 5001, dwarfed).of_rows(5001),
+                    Norms::new(dtype, 3 * 2500, few).of_rows(2500),
+                    Norms::new(dtype, 77, many).of_rows(1),
+                ];
+                for (which, source) in sources.iter().enumerate() {
+                    aside.clear();
+                    for text in &recipes {
+                        let (plan, what) = (plan(text, source), format!("{dtype} {which} {text}"));
+                        assert_eq!(compare(&plan, source, &WORDS, &mut aside, &what), 1, "{what}");
+                    }
+                }
+            }
+        }
+    }
+
     /// What the kernels are not made for, or have no room for, and what cannot be merged at all, is left to the host.
     #[test]
     #[ignore = "needs a GPU, or tests/emulator"]
@@ -379,7 +472,7 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
         let source = Norms::new(DType::Bf16, 3000, of);
         let w = "weight: 0.5, density: 0.5";
         let left = [
-            recipe("della", "", &[&format!("{w}, epsilon: 0.1")]),
+            recipe("della", "rescale: expectation", &[&format!("{w}, epsilon: 0.1")]),
             recipe("ties", "", &[w; 5]),
             recipe("model_stock", "", &["", ""]),
             recipe("linear", "", &["weight: 1.0", "weight: -1.0"]),

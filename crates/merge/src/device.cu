@@ -99,10 +99,11 @@ __device__ __forceinline__ u32 least(Cut cut, u32 i) { return cut.bits + (i > cu
 // A cut that is known but for a few entries.
 struct Bracket { Cut sure, maybe; };
 
-// A model of a sum: entries of its task vector inside `outer` and outside `inner` stay, those that a random number lets stay.
+// A model of a sum: entries of its task vector inside `outer` and outside `inner` stay, those that a random number lets stay, or that
+// have a bit among `marks`, where that is not 0.
 struct Part {
     u64 address;
-    u64 key, threshold;
+    u64 key, threshold, marks;
     Bracket outer, inner;
     float scale, weight;
 };
@@ -114,7 +115,7 @@ struct Sum {
     u32 models;
     u32 elect, normalize;
     float total, lambda;
-    u32 is_random;
+    u32 is_masked;
 };
 
 // Magnitudes that stay, and those whose fate is open, at one index.
@@ -124,14 +125,19 @@ __device__ __forceinline__ Window window(const Part &part, u32 i) {
     return {least(part.outer.sure, i), least(part.inner.sure, i), least(part.outer.maybe, i), least(part.inner.maybe, i)};
 }
 
-__device__ __forceinline__ bool stays(const Part &part, Window w, u32 magnitude, u32 i, u32 is_random) {
-    if (magnitude < w.outer || magnitude >= w.inner) return false;
-    if (!is_random || part.threshold >> 32) return true;
-    // As of random.rs: SplitMix64.
-    u64 z = part.key + ((u64)i + 1) * 0x9e3779b97f4a7c15ull;
+// As of random.rs: SplitMix64.
+__device__ __forceinline__ u32 drawn(u64 key, u32 i) {
+    u64 z = key + ((u64)i + 1) * 0x9e3779b97f4a7c15ull;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return (z ^ z >> 31) >> 32 < part.threshold;
+    return (u32)((z ^ z >> 31) >> 32);
+}
+
+__device__ __forceinline__ bool stays(const Part &part, Window w, u32 magnitude, u32 i, u32 is_masked) {
+    if (magnitude < w.outer || magnitude >= w.inner) return false;
+    if (!is_masked) return true;
+    if (part.marks) return ((const u32 *)part.marks)[i / 32] >> i % 32 & 1;
+    return part.threshold >> 32 || drawn(part.key, i) < part.threshold;
 }
 
 extern "C" __global__ void sum(const Sum sum, Report *report) {
@@ -167,7 +173,7 @@ extern "C" __global__ void sum(const Sum sum, Report *report) {
                 u32 at = atomicAdd(&report->found, 1u);
                 if (at < MOST_OPEN) report->open[at] = {k, first + i, magnitude};
             }
-            float kept = stays(part, w, magnitude, first + i, sum.is_random) ? tau : 0.0f;
+            float kept = stays(part, w, magnitude, first + i, sum.is_masked) ? tau : 0.0f;
             deltas[k] = kept * part.scale * part.weight;
             all += deltas[k];
         }
@@ -248,16 +254,20 @@ struct Length {
     u64 base;
     Part part;
     u32 count;
-    u32 is_random;
+    u32 is_masked;
 };
 
 __device__ __forceinline__ float element_at(u64 address, u32 i) {
     return widen(PARENT == F32 ? ((const u32 *)address)[i] : ((const u16 *)address)[i], PARENT);
 }
 
+__device__ __forceinline__ u32 magnitude_at(u64 model, u64 base, u32 i) {
+    return float_bits(element_at(model, i) - element_at(base, i)) & 0x7fffffffu;
+}
+
 __device__ __forceinline__ double kept_magnitude(const Length &of, u32 i) {
-    u32 magnitude = float_bits(element_at(of.part.address, i) - element_at(of.base, i)) & 0x7fffffffu;
-    return stays(of.part, window(of.part, i), magnitude, i, of.is_random) ? (double)bits_float(magnitude) : 0.0;
+    u32 magnitude = magnitude_at(of.part.address, of.base, i);
+    return stays(of.part, window(of.part, i), magnitude, i, of.is_masked) ? (double)bits_float(magnitude) : 0.0;
 }
 
 extern "C" __global__ void length(const Length of, double *sums) {
@@ -274,4 +284,152 @@ extern "C" __global__ void length(const Length of, double *sums) {
     for (u32 i = 0; i < LANES; i++) sum += lanes[threadIdx.x + i];
     for (u32 i = whole; i < len; i++) rest += kept_magnitude(of, from + i);
     sums[chunk] = sum + rest;
+}
+
+// Memory that is made zero, 4 bytes a thread.
+struct Clear {
+    u64 address;
+    u32 words;
+};
+
+extern "C" __global__ void clear(const Clear clear) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < clear.words) ((u32 *)clear.address)[i] = 0;
+}
+
+// DELLA's choice, as of della.rs: a bit among `marks`, which are zero before, for each entry of a task vector that stays. One block of
+// THREADS a row. As there, bins by magnitude say between which ranks an entry lies, which nearly always decides whether its random
+// number is below its rank's threshold; the ranks of the others are counted. Which bins these are makes no difference to the bits.
+#define THREADS 256
+#define BINS 2048
+#define BINS_EACH (BINS / THREADS)
+// The bins end at this multiple of the mean.
+#define MEANS 4.0f
+// Entries whose ranks are counted together, from as many that are looked at; so many of them at a time.
+#define WAITING 1024
+#define AT_A_TIME 4
+
+struct Ranks {
+    u64 base, model, marks, key;
+    double density, epsilon;
+    u32 width;
+};
+
+__device__ __forceinline__ u64 threshold_of(const Ranks &of, u32 rank) {
+    double height = of.width > 1 ? (double)rank / (double)(of.width - 1) : 0.5;
+    double probability = of.density - of.epsilon + height * 2.0 * of.epsilon;
+    probability = probability < 0.0 ? 0.0 : probability > 1.0 ? 1.0 : probability;
+    return (u64)round(probability * 4294967296.0);
+}
+
+// No lower one for a larger magnitude, whatever the scale; a NaN is in the last, with all others then.
+__device__ __forceinline__ u32 bin_of(u32 magnitude, float scale) {
+    float place = bits_float(magnitude) * scale;
+    return place < (float)(BINS - 1) ? (u32)place : BINS - 1;
+}
+
+// The bins that are multiplied with: as many as end at MEANS times the mean of the row's magnitudes.
+__device__ __forceinline__ float scale_of(const Ranks &of, u32 start) {
+    __shared__ float sums[THREADS];
+    float own = 0.0f;
+    for (u32 i = threadIdx.x; i < of.width; i += THREADS) own += bits_float(magnitude_at(of.model, of.base, start + i));
+    sums[threadIdx.x] = own;
+    for (u32 half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    __syncthreads();
+    return (float)BINS / (MEANS * (sums[0] / (float)of.width));
+}
+
+// Makes of the number of entries in each bin (`low`) what decides about them: a number below `low` surely stays, one above `high`
+// surely goes. A threshold of 2^32 is one less here, which leaves the largest number open.
+__device__ __forceinline__ void bound(const Ranks &of, u32 *low, u32 *high) {
+    __shared__ u32 totals[THREADS];
+    u32 t = threadIdx.x, own = 0;
+    for (u32 i = 0; i < BINS_EACH; i++) own += low[t * BINS_EACH + i];
+    totals[t] = own;
+    for (u32 step = 1; step < THREADS; step *= 2) {
+        __syncthreads();
+        u32 before = t >= step ? totals[t - step] : 0;
+        __syncthreads();
+        totals[t] += before;
+    }
+    u32 rank = totals[t] - own;
+    for (u32 bin = t * BINS_EACH; bin < (t + 1) * BINS_EACH; bin++) {
+        u32 entries = low[bin];
+        if (entries == 0) continue;
+        u64 least = threshold_of(of, rank), most = threshold_of(of, rank + entries - 1);
+        low[bin] = least >> 32 ? 0xffffffffu : (u32)least;
+        high[bin] = most >> 32 ? 0xffffffffu : (u32)most;
+        rank += entries;
+    }
+    __syncthreads();
+}
+
+// Entries whose ranks are wanted.
+struct Waiting {
+    u32 count, indices[WAITING], ranks[WAITING];
+};
+
+// Counts how many come before each of them in their row: those of a smaller magnitude, and equal ones of a lower index.
+__device__ __forceinline__ void settle(const Ranks &of, u32 start, Waiting &waiting) {
+    u32 t = threadIdx.x;
+    __syncthreads();
+    u32 count = waiting.count;
+    for (u32 first = 0; first < count; first += AT_A_TIME) {
+        u32 indices[AT_A_TIME], bits[AT_A_TIME], below[AT_A_TIME];
+#pragma unroll
+        for (u32 k = 0; k < AT_A_TIME; k++) {
+            indices[k] = waiting.indices[min(first + k, count - 1)];
+            bits[k] = magnitude_at(of.model, of.base, indices[k]);
+            below[k] = 0;
+        }
+        for (u32 i = start + t; i < start + of.width; i += THREADS) {
+            u32 magnitude = magnitude_at(of.model, of.base, i);
+#pragma unroll
+            for (u32 k = 0; k < AT_A_TIME; k++) below[k] += magnitude < bits[k] + (i < indices[k]);
+        }
+#pragma unroll
+        for (u32 k = 0; k < AT_A_TIME; k++) {
+            for (u32 lanes = 16; lanes > 0; lanes /= 2) below[k] += __shfl_xor_sync(0xffffffffu, below[k], lanes);
+            if (t % 32 == 0 && first + k < count) atomicAdd(&waiting.ranks[first + k], below[k]);
+        }
+    }
+    __syncthreads();
+    for (u32 k = t; k < count; k += THREADS) {
+        u32 i = waiting.indices[k];
+        if (drawn(of.key, i) < threshold_of(of, waiting.ranks[k])) atomicOr((u32 *)of.marks + i / 32, 1u << i % 32);
+        waiting.ranks[k] = 0;
+    }
+    if (t == 0) waiting.count = 0;
+    __syncthreads();
+}
+
+extern "C" __global__ void rank(const Ranks of) {
+    __shared__ u32 low[BINS], high[BINS];
+    __shared__ Waiting waiting;
+    u32 t = threadIdx.x, start = blockIdx.x * of.width, end = start + of.width;
+    for (u32 bin = t; bin < BINS; bin += THREADS) low[bin] = 0;
+    for (u32 k = t; k < WAITING; k += THREADS) waiting.ranks[k] = 0;
+    if (t == 0) waiting.count = 0;
+    float scale = scale_of(of, start);
+    for (u32 i = start + t; i < end; i += THREADS) atomicAdd(&low[bin_of(magnitude_at(of.model, of.base, i), scale)], 1u);
+    __syncthreads();
+    bound(of, low, high);
+    // Whole words of marks a warp, whose first and last may be another row's too.
+    for (u32 from = start / 32 * 32, steps = 0; from < end; from += THREADS) {
+        u32 i = from + t;
+        bool surely = false;
+        if (i >= start && i < end) {
+            u32 magnitude = magnitude_at(of.model, of.base, i), bin = bin_of(magnitude, scale), number = drawn(of.key, i);
+            surely = number < low[bin];
+            // Nothing hangs on what becomes of a zero.
+            if (!surely && number <= high[bin] && magnitude > 0) waiting.indices[atomicAdd(&waiting.count, 1u)] = i;
+        }
+        u32 word = __ballot_sync(0xffffffffu, surely);
+        if (t % 32 == 0 && word) atomicOr((u32 *)of.marks + i / 32, word);
+        if (++steps % (WAITING / THREADS) == 0) settle(of, start, waiting);
+    }
+    settle(of, start, waiting);
 }

@@ -9,14 +9,14 @@ use std::cmp::Reverse;
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    breadcrumbs, linear,
+    breadcrumbs, della, linear,
     magnitude::{Bracket, Cut, Place},
     operation::Operation,
     parents::Parents,
     plan::OutputTensor,
     random::{Key, threshold},
     slerp,
-    task_sum::{self, Keep, Pass, TaskSum, Term, Trim},
+    task_sum::{self, Keep, Pass, Rescale, TaskSum, Term, Trim},
     ties,
     view::{CHUNK, all_finite, isa},
 };
@@ -25,7 +25,7 @@ use crate::recipe::DType;
 /// The kernels, in CUDA C, for parents of one type and weights of one: see [`kernel_options`].
 pub const KERNELS: &str = include_str!("device.cu");
 /// Their names.
-pub const KERNEL_NAMES: [&str; 4] = ["sum", "patch", "length", "mix"];
+pub const KERNEL_NAMES: [&str; 6] = ["sum", "patch", "length", "mix", "clear", "rank"];
 
 /// What NVRTC is told, besides the architecture.
 pub fn kernel_options(parents: DType, weights: DType) -> Vec<String> {
@@ -47,6 +47,12 @@ pub trait Device {
     /// # Errors
     /// Whatever the device refuses.
     fn hold(&mut self, tensors: &[ParentTensor<'_>]) -> Result<Option<Vec<u64>>, Self::Error>;
+    /// Where so many bytes lie that one tensor's kernels leave each other, at a multiple of 16; those of the next tensor may get the same
+    /// ones. `None`: it has no room for them.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    fn scratch(&mut self, bytes: usize) -> Result<Option<u64>, Self::Error>;
     /// Where an output's elements are to be written, in their order. `None`: nowhere as they are.
     fn place(&mut self, output: &str) -> Option<u64>;
     /// Runs a kernel, made for parents of this type, on at least so many threads, in blocks of 256. `job` is its first argument; the
@@ -83,6 +89,7 @@ const MOST: usize = 4;
 const MOST_MIXED: usize = 8;
 const MOST_OPEN: usize = 128;
 const LANES: usize = 16;
+const THREADS: usize = 256;
 
 /// Merges one tensor on a device; false where it is the host's to merge, or to say why it cannot be.
 pub(crate) fn merge<D: Device>(
@@ -121,15 +128,18 @@ pub(crate) fn merge<D: Device>(
 
 /// Whether the kernels are made for it.
 fn is_covered(operation: &Operation, parents: &Parents<'_>) -> bool {
-    let is_ranked = |term: &Term| matches!(term.trim, Trim::Ranked { density, .. } if density < 1.0);
     match operation {
         Operation::Linear { weights, .. } => weights.len() <= MOST_MIXED,
         Operation::Slerp { .. } => true,
-        Operation::TaskSum(sum) => {
-            parents.base.is_some() && (1..=MOST).contains(&sum.terms.len()) && !sum.terms.iter().any(is_ranked)
-        }
+        Operation::TaskSum(sum) => parents.base.is_some() && (1..=MOST).contains(&sum.terms.len()) && !has_factors(sum),
         _ => false,
     }
+}
+
+/// Whether each entry that stays is divided by a probability of its own, which takes all ranks.
+fn has_factors(sum: &TaskSum) -> bool {
+    let is_ranked = |term: &Term| matches!(term.trim, Trim::Ranked { density, .. } if density > 0.0 && density < 1.0);
+    sum.rescale == Rescale::Expectation && sum.terms.iter().any(is_ranked)
 }
 
 /// What the kernels do, in numbers.
@@ -179,11 +189,25 @@ impl<'a> Work<'a> {
 struct Trimmed {
     outer: Bracket,
     inner: Bracket,
-    mask: Option<(Key, u64)>,
+    mask: Option<Mask>,
+}
+
+/// Whose random numbers let an entry stay.
+#[derive(Clone, Copy)]
+enum Mask {
+    /// Below a threshold (DARE).
+    Random { key: Key, threshold: u64 },
+    /// Below that of the entry's rank in its row (DELLA); `marks` is where the device notes it, once it has decided.
+    Ranked {
+        key: Key,
+        density: f64,
+        epsilon: f64,
+        marks: u64,
+    },
 }
 
 impl Trimmed {
-    /// `None` where no index can be kept, or it takes more than cuts and random numbers.
+    /// `None` where no index can be kept, or a probability is none.
     fn of(parents: &Parents<'_>, k: usize, term: &Term) -> Option<Self> {
         let whole = Trimmed {
             outer: Bracket::exact(Cut::Everything),
@@ -214,11 +238,28 @@ impl Trimmed {
                 }
             }
             Trim::Random { density, key } => Trimmed {
-                mask: Some((Key(key), threshold(density))),
+                mask: Some(Mask::Random {
+                    key: Key(key),
+                    threshold: threshold(density),
+                }),
                 ..whole
             },
-            // Its entries are ranked by row.
-            Trim::Ranked { .. } => return None,
+            Trim::Ranked { density, .. } if density <= 0.0 => Trimmed {
+                outer: Bracket::exact(Cut::Nothing),
+                ..whole
+            },
+            Trim::Ranked { density, epsilon, key } => {
+                della::check(density, epsilon).ok()?;
+                Trimmed {
+                    mask: Some(Mask::Ranked {
+                        key: Key(key),
+                        density,
+                        epsilon,
+                        marks: 0,
+                    }),
+                    ..whole
+                }
+            }
         })
     }
 
@@ -238,24 +279,30 @@ impl Trimmed {
         }
     }
 
-    /// The same for the host, once it is exact.
-    fn keep(&self) -> Keep {
-        match (self.mask, self.inner.sure) {
-            (Some((key, threshold)), _) => Keep::Random { key, threshold },
+    /// The same for the host, once it is exact; `None`: the host has not ranked its entries.
+    fn keep(&self) -> Option<Keep> {
+        Some(match (self.mask, self.inner.sure) {
+            (Some(Mask::Random { key, threshold }), _) => Keep::Random { key, threshold },
+            (Some(Mask::Ranked { .. }), _) => return None,
             (None, Cut::Nothing) => Keep::Cut(self.outer.sure),
             (None, inner) => Keep::Band {
                 outer: self.outer.sure,
                 inner,
             },
-        }
+        })
     }
 
     fn part(&self, address: u64, scale: f32, weight: f32) -> Part {
-        let (Key(key), threshold) = self.mask.unwrap_or((Key(0), 1 << 32));
+        let (Key(key), threshold, marks) = match self.mask {
+            Some(Mask::Random { key, threshold }) => (key, threshold, 0),
+            Some(Mask::Ranked { key, marks, .. }) => (key, 0, marks),
+            None => (Key(0), 1 << 32, 0),
+        };
         Part {
             address,
             key,
             threshold,
+            marks,
             outer: self.outer.into(),
             inner: self.inner.into(),
             scale,
@@ -291,6 +338,9 @@ impl Site<'_> {
 
     fn sum<D: Device>(&self, sum: &TaskSum, mut trims: Vec<Trimmed>, device: &mut D) -> Result<bool, D::Error> {
         let known = |term: &Term| task_sum::known_scale(term, sum.rescale);
+        if !self.rank(&mut trims, device)? {
+            return Ok(false);
+        }
         let mut scales: Vec<Option<f32>> = sum.terms.iter().map(known).collect();
         if scales.contains(&None) {
             // What is kept must be known exactly before its length is.
@@ -337,12 +387,57 @@ impl Site<'_> {
             normalize: u32::from(sum.normalize),
             total: task_sum::total(sum),
             lambda: sum.lambda,
-            is_random: u32::from(trims.iter().any(|trim| trim.mask.is_some())),
+            is_masked: u32::from(trims.iter().any(|trim| trim.mask.is_some())),
         }
     }
 
     fn base(&self) -> u64 {
         self.parents.base.map_or(0, |base| self.addresses[base])
+    }
+
+    /// Has the device note which entries stay by their ranks; false: it has no room for that.
+    fn rank<D: Device>(&self, trims: &mut [Trimmed], device: &mut D) -> Result<bool, D::Error> {
+        let is_ranked = |trim: &&Trimmed| matches!(trim.mask, Some(Mask::Ranked { .. }));
+        let ranked = trims.iter().filter(is_ranked).count();
+        if ranked == 0 {
+            return Ok(true);
+        }
+        // A bit each, for each model from a multiple of 16 bytes on.
+        let words = self.parents.len().div_ceil(128) * 4;
+        let Some(scratch) = device.scratch(4 * words * ranked)? else {
+            return Ok(false);
+        };
+        let clear = Clear {
+            address: scratch,
+            words: (words * ranked) as u32,
+            padding: 0,
+        };
+        device.run("clear", self.dtype, words * ranked, bytemuck::bytes_of(&clear), &mut [])?;
+        let (rows, width) = self.parents.rows();
+        let mut addresses = (scratch..).step_by(4 * words);
+        for (trim, k) in trims.iter_mut().zip(self.parents.models()) {
+            if let Some(Mask::Ranked {
+                key: Key(key),
+                density,
+                epsilon,
+                marks,
+            }) = &mut trim.mask
+            {
+                *marks = addresses.next().unwrap_or(scratch);
+                let ranks = Ranks {
+                    base: self.base(),
+                    model: self.addresses[k],
+                    marks: *marks,
+                    key: *key,
+                    density: *density,
+                    epsilon: *epsilon,
+                    width: width as u32,
+                    padding: 0,
+                };
+                device.run("rank", self.dtype, rows * THREADS, bytemuck::bytes_of(&ranks), &mut [])?;
+            }
+        }
+        Ok(true)
     }
 
     /// ‖kept τ‖₁ of one model, as the host adds it up.
@@ -351,7 +446,7 @@ impl Site<'_> {
             base: self.base(),
             part: trim.part(self.addresses[k], 1.0, 1.0),
             count: self.out.count,
-            is_random: u32::from(trim.mask.is_some()),
+            is_masked: u32::from(trim.mask.is_some()),
         };
         let mut sums = vec![0.0f64; self.parents.len().div_ceil(CHUNK)];
         let (threads, sums_bytes) = (sums.len() * LANES, bytemuck::cast_slice_mut(&mut sums));
@@ -370,8 +465,8 @@ impl Site<'_> {
     ) -> Result<bool, D::Error> {
         places.sort_unstable();
         places.dedup();
-        let keeps = trims.iter().map(Trimmed::keep).collect();
-        let Some(pass) = Pass::exact(self.parents, sum, keeps, scales) else {
+        let keeps = trims.iter().map(Trimmed::keep).collect::<Option<_>>();
+        let Some(pass) = keeps.and_then(|keeps| Pass::exact(self.parents, sum, keeps, scales)) else {
             return Ok(false);
         };
         let mut values = Vec::with_capacity(places.len());
@@ -451,6 +546,7 @@ struct Part {
     address: u64,
     key: u64,
     threshold: u64,
+    marks: u64,
     outer: Brackets,
     inner: Brackets,
     scale: f32,
@@ -468,7 +564,7 @@ struct Sum {
     normalize: u32,
     total: f32,
     lambda: f32,
-    is_random: u32,
+    is_masked: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -489,7 +585,28 @@ struct Length {
     base: u64,
     part: Part,
     count: u32,
-    is_random: u32,
+    is_masked: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Clear {
+    address: u64,
+    words: u32,
+    padding: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Ranks {
+    base: u64,
+    model: u64,
+    marks: u64,
+    key: u64,
+    density: f64,
+    epsilon: f64,
+    width: u32,
+    padding: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
