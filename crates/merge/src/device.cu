@@ -14,9 +14,10 @@ __device__ __forceinline__ float bits_float(u32 x) { return __uint_as_float(x); 
 
 // Elements of one thread: 16 bytes, where each has two.
 #define GROUP 8
-// Models of one sum, and places whose fate a launch may leave open: as in device.rs.
+// Models of a sum in registers, of one that reads them twice, and of a sum of whole tensors: as in device.rs.
 #define MOST 4
-#define MOST_OPEN 128
+#define MOST_MANY 32
+#define MOST_MIXED 32
 // The numbers that stand for f32, bf16 and f16.
 #define F32 0
 #define BF16 1
@@ -68,12 +69,11 @@ struct Group {
     }
 };
 
-// What a launch finds out, besides what it writes.
+// What a launch finds out, besides what it writes: as many open entries as there is room for.
+struct Open { u32 part, index, bits; };
 struct Report {
     u32 found, not_finite;
-    struct {
-        u32 part, index, bits;
-    } open[MOST_OPEN];
+    Open open[1];
 };
 
 // Where merged elements go.
@@ -108,14 +108,15 @@ struct Part {
     float scale, weight;
 };
 
-struct Sum {
+template <u32 PARTS> struct Sum {
     Output out;
     u64 base;
-    Part parts[MOST];
     u32 models;
     u32 elect, normalize;
     float total, lambda;
     u32 is_masked;
+    u32 room; // for open entries
+    Part parts[PARTS];
 };
 
 // Magnitudes that stay, and those whose fate is open, at one index.
@@ -140,7 +141,55 @@ __device__ __forceinline__ bool stays(const Part &part, Window w, u32 magnitude,
     return part.threshold >> 32 || drawn(part.key, i) < part.threshold;
 }
 
-extern "C" __global__ void sum(const Sum sum, Report *report) {
+// What the element x of model k adds to a sum over b; `report` learns of it where its fate is open.
+template <u32 PARTS> __device__ __forceinline__ float delta(
+    const Sum<PARTS> &sum, u32 k, Window w, float x, float b, u32 i, Report *report
+) {
+    const Part &part = sum.parts[k];
+    float tau = x - b;
+    u32 magnitude = float_bits(tau) & 0x7fffffffu;
+    bool open = (magnitude >= w.maybe_outer && magnitude < w.outer) || (magnitude >= w.maybe_inner && magnitude < w.inner);
+    if (open && report) {
+        u32 at = atomicAdd(&report->found, 1u);
+        if (at < sum.room) report->open[at] = {k, i, magnitude};
+    }
+    float kept = stays(part, w, magnitude, i, sum.is_masked) ? tau : 0.0f;
+    return kept * part.scale * part.weight;
+}
+
+// The deltas that have the sign of all, as a sum, and their weights.
+struct Elected {
+    u32 negative;
+    float merged, divisor;
+
+    __device__ __forceinline__ void begin(float all) {
+        negative = all < 0.0f ? 0x80000000u : 0u;
+        merged = divisor = 0.0f;
+    }
+
+    __device__ __forceinline__ void add(float delta, float weight) {
+        // The elected sign is made +. A zero has no sign; a NaN agrees, so that it is not lost.
+        float along = bits_float(float_bits(delta) ^ negative);
+        bool disagrees = along <= 0.0f;
+        merged += disagrees ? 0.0f : along;
+        divisor += disagrees ? 0.0f : weight;
+    }
+
+    __device__ __forceinline__ void end() {
+        merged = bits_float(float_bits(merged) ^ negative);
+        divisor = divisor == 0.0f ? 1.0f : divisor;
+    }
+};
+
+template <u32 PARTS> __device__ __forceinline__ void finish(
+    const Sum<PARTS> &sum, u32 i, float b, float merged, float divisor, Report *report
+) {
+    if (sum.normalize) merged /= divisor;
+    store(sum.out, i, b + merged * sum.lambda, report);
+}
+
+// Every model's elements stay in registers.
+extern "C" __global__ void sum(const Sum<MOST> sum, Report *report) {
     u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
     if (first >= sum.out.count) return;
     u32 count = min(sum.out.count - first, (u32)GROUP);
@@ -164,45 +213,73 @@ extern "C" __global__ void sum(const Sum sum, Report *report) {
 #pragma unroll
         for (u32 k = 0; k < MOST; k++) {
             if (k >= sum.models) break;
-            const Part &part = sum.parts[k];
-            Window w = moves ? window(part, first + i) : windows[k];
-            float tau = models[k].at(i) - b;
-            u32 magnitude = float_bits(tau) & 0x7fffffffu;
-            bool open = (magnitude >= w.maybe_outer && magnitude < w.outer) || (magnitude >= w.maybe_inner && magnitude < w.inner);
-            if (open) {
-                u32 at = atomicAdd(&report->found, 1u);
-                if (at < MOST_OPEN) report->open[at] = {k, first + i, magnitude};
-            }
-            float kept = stays(part, w, magnitude, first + i, sum.is_masked) ? tau : 0.0f;
-            deltas[k] = kept * part.scale * part.weight;
+            Window w = moves ? window(sum.parts[k], first + i) : windows[k];
+            deltas[k] = delta(sum, k, w, models[k].at(i), b, first + i, report);
             all += deltas[k];
         }
         float merged = all, divisor = sum.total;
         if (sum.elect) {
-            merged = divisor = 0.0f;
-            u32 negative = all < 0.0f ? 0x80000000u : 0u;
+            Elected elected;
+            elected.begin(all);
 #pragma unroll
             for (u32 k = 0; k < MOST; k++) {
                 if (k >= sum.models) break;
-                // The elected sign is made +. A zero has no sign; a NaN agrees, so that it is not lost.
-                float along = bits_float(float_bits(deltas[k]) ^ negative);
-                bool disagrees = along <= 0.0f;
-                merged += disagrees ? 0.0f : along;
-                divisor += disagrees ? 0.0f : sum.parts[k].weight;
+                elected.add(deltas[k], sum.parts[k].weight);
             }
-            merged = bits_float(float_bits(merged) ^ negative);
-            divisor = divisor == 0.0f ? 1.0f : divisor;
+            elected.end();
+            merged = elected.merged, divisor = elected.divisor;
         }
-        if (sum.normalize) merged /= divisor;
-        store(sum.out, first + i, b + merged * sum.lambda, report);
+        finish(sum, first + i, b, merged, divisor, report);
+    }
+}
+
+// One model after the other: where a sign is elected, each is read a second time.
+extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum, Report *report) {
+    u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
+    if (first >= sum.out.count) return;
+    u32 count = min(sum.out.count - first, (u32)GROUP);
+    Group base, model;
+    base.read(sum.base, first, count);
+    float all[GROUP];
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) all[i] = 0.0f;
+#pragma unroll 1
+    for (u32 k = 0; k < sum.models; k++) {
+        model.read(sum.parts[k].address, first, count);
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) {
+            if (i >= count) break;
+            all[i] += delta(sum, k, window(sum.parts[k], first + i), model.at(i), base.at(i), first + i, report);
+        }
+    }
+    Elected elected[GROUP];
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) elected[i].begin(all[i]);
+#pragma unroll 1
+    for (u32 k = 0; sum.elect && k < sum.models; k++) {
+        model.read(sum.parts[k].address, first, count);
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) {
+            if (i >= count) break;
+            Window w = window(sum.parts[k], first + i);
+            elected[i].add(delta(sum, k, w, model.at(i), base.at(i), first + i, (Report *)0), sum.parts[k].weight);
+        }
+    }
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) {
+        if (i >= count) break;
+        elected[i].end();
+        float merged = sum.elect ? elected[i].merged : all[i], divisor = sum.elect ? elected[i].divisor : sum.total;
+        finish(sum, first + i, base.at(i), merged, divisor, report);
     }
 }
 
 // What a cut left open, once it is known: some elements anew.
+#define PATCHED 128
 struct Patch {
     Output out;
-    u32 places[MOST_OPEN];
-    float values[MOST_OPEN];
+    u32 places[PATCHED];
+    float values[PATCHED];
 };
 
 extern "C" __global__ void patch(const Patch patch) {
@@ -211,7 +288,6 @@ extern "C" __global__ void patch(const Patch patch) {
 }
 
 // A sum of whole tensors.
-#define MOST_MIXED 8
 struct Mix {
     Output out;
     u64 models[MOST_MIXED];
@@ -227,9 +303,7 @@ extern "C" __global__ void mix(const Mix mix, Report *report) {
     if (first >= mix.out.count) return;
     u32 count = min(mix.out.count - first, (u32)GROUP);
     float sums[GROUP];
-#pragma unroll
-    for (u32 k = 0; k < MOST_MIXED; k++) {
-        if (k >= mix.count) break;
+    for (u32 k = 0; k < mix.count; k++) {
         Group model;
         model.read(mix.models[k], first, count);
         float weight = mix.weights[k];

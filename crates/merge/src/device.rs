@@ -25,7 +25,7 @@ use crate::recipe::DType;
 /// The kernels, in CUDA C, for parents of one type and weights of one: see [`kernel_options`].
 pub const KERNELS: &str = include_str!("device.cu");
 /// Their names.
-pub const KERNEL_NAMES: [&str; 6] = ["sum", "patch", "length", "mix", "clear", "rank"];
+pub const KERNEL_NAMES: [&str; 7] = ["sum", "sum_many", "patch", "length", "mix", "clear", "rank"];
 
 /// What NVRTC is told, besides the architecture.
 pub fn kernel_options(parents: DType, weights: DType) -> Vec<String> {
@@ -86,8 +86,9 @@ pub struct ParentTensor<'a> {
 /// As in `device.cu`.
 const GROUP: usize = 8;
 const MOST: usize = 4;
-const MOST_MIXED: usize = 8;
-const MOST_OPEN: usize = 128;
+const MOST_MANY: usize = 32;
+const MOST_MIXED: usize = 32;
+const PATCHED: usize = 128;
 const LANES: usize = 16;
 const THREADS: usize = 256;
 
@@ -131,7 +132,9 @@ fn is_covered(operation: &Operation, parents: &Parents<'_>) -> bool {
     match operation {
         Operation::Linear { weights, .. } => weights.len() <= MOST_MIXED,
         Operation::Slerp { .. } => true,
-        Operation::TaskSum(sum) => parents.base.is_some() && (1..=MOST).contains(&sum.terms.len()) && !has_factors(sum),
+        Operation::TaskSum(sum) => {
+            parents.base.is_some() && (1..=MOST_MANY).contains(&sum.terms.len()) && !has_factors(sum)
+        }
         _ => false,
     }
 }
@@ -263,6 +266,11 @@ impl Trimmed {
         })
     }
 
+    /// Entries that may be open.
+    fn most_open(&self) -> usize {
+        self.outer.most_open() + self.inner.most_open()
+    }
+
     fn is_exact(&self) -> bool {
         self.outer.is_exact() && self.inner.is_exact()
     }
@@ -333,7 +341,7 @@ impl Site<'_> {
         };
         mix.models[..self.addresses.len()].copy_from_slice(&self.addresses);
         mix.weights[..mixed.weights.len()].copy_from_slice(&mixed.weights);
-        Ok(self.launch("mix", &mix, device)?.is_finite())
+        Ok(self.launch("mix", bytemuck::bytes_of(&mix), 0, device)?.is_finite)
     }
 
     fn sum<D: Device>(&self, sum: &TaskSum, mut trims: Vec<Trimmed>, device: &mut D) -> Result<bool, D::Error> {
@@ -346,8 +354,8 @@ impl Site<'_> {
             // What is kept must be known exactly before its length is.
             if !trims.iter().all(Trimmed::is_exact) {
                 let ones = vec![1.0; trims.len()];
-                let report = self.launch("sum", &self.job(sum, &trims, &ones), device)?;
-                if !report.is_complete() {
+                let report = self.launch_sum(sum, &trims, &ones, device)?;
+                if !report.is_complete {
                     return Ok(false);
                 }
                 report.close(&mut trims);
@@ -361,34 +369,49 @@ impl Site<'_> {
             }
         }
         let scales: Vec<f32> = scales.into_iter().flatten().collect();
-        let report = self.launch("sum", &self.job(sum, &trims, &scales), device)?;
-        if !report.is_finite() || !report.is_complete() {
+        let report = self.launch_sum(sum, &trims, &scales, device)?;
+        if !report.is_finite || !report.is_complete {
             return Ok(false);
         }
-        if report.found == 0 {
+        if report.open.is_empty() {
             return Ok(true);
         }
         report.close(&mut trims);
         self.patch(sum, &trims, scales, report.places(), device)
     }
 
-    fn job(&self, sum: &TaskSum, trims: &[Trimmed], scales: &[f32]) -> Sum {
+    fn launch_sum<D: Device>(
+        &self,
+        sum: &TaskSum,
+        trims: &[Trimmed],
+        scales: &[f32],
+        device: &mut D,
+    ) -> Result<Report, D::Error> {
         let models = self.parents.models();
-        let mut parts = [Part::zeroed(); MOST];
-        for (i, part) in parts.iter_mut().enumerate().take(models.len()) {
-            *part = trims[i].part(self.addresses[models[i]], scales[i], sum.terms[i].weight);
-        }
-        Sum {
+        let room = trims.iter().map(Trimmed::most_open).sum();
+        let head = Sum {
             out: self.out,
             base: self.base(),
-            parts,
             models: models.len() as u32,
             elect: u32::from(sum.elect),
             normalize: u32::from(sum.normalize),
             total: task_sum::total(sum),
             lambda: sum.lambda,
             is_masked: u32::from(trims.iter().any(|trim| trim.mask.is_some())),
+            room: room as u32,
+            padding: 0,
+        };
+        let (kernel, parts) = match models.len() <= MOST {
+            true => ("sum", MOST),
+            false => ("sum_many", MOST_MANY),
+        };
+        let mut job = bytemuck::bytes_of(&head).to_vec();
+        for (i, k) in models.iter().enumerate() {
+            let part = trims[i].part(self.addresses[*k], scales[i], sum.terms[i].weight);
+            job.extend_from_slice(bytemuck::bytes_of(&part));
         }
+        job.resize(size_of::<Sum>() + parts * size_of::<Part>(), 0);
+        self.launch(kernel, &job, room, device)
     }
 
     fn base(&self) -> u64 {
@@ -477,25 +500,27 @@ impl Site<'_> {
             values.push(value[0]);
         });
         self.rounded.round_with(isa(), &mut values);
-        let mut patch = Patch {
-            out: Output {
-                count: places.len() as u32,
-                ..self.out
-            },
-            ..Patch::zeroed()
-        };
-        patch.places[..places.len()].copy_from_slice(&places);
-        patch.values[..values.len()].copy_from_slice(&values);
-        device.run("patch", self.dtype, places.len(), bytemuck::bytes_of(&patch), &mut [])?;
+        for (places, values) in places.chunks(PATCHED).zip(values.chunks(PATCHED)) {
+            let mut patch = Patch {
+                out: Output {
+                    count: places.len() as u32,
+                    ..self.out
+                },
+                ..Patch::zeroed()
+            };
+            patch.places[..places.len()].copy_from_slice(places);
+            patch.values[..values.len()].copy_from_slice(values);
+            device.run("patch", self.dtype, places.len(), bytemuck::bytes_of(&patch), &mut [])?;
+        }
         Ok(all_finite(&values))
     }
 
-    fn launch<D: Device>(&self, kernel: &str, job: &impl Pod, device: &mut D) -> Result<Report, D::Error> {
-        let mut report = Report::zeroed();
+    /// On a thread for each group of elements, with room for so many open entries.
+    fn launch<D: Device>(&self, kernel: &str, job: &[u8], room: usize, device: &mut D) -> Result<Report, D::Error> {
+        let mut words = vec![0u32; REPORT_WORDS + OPEN_WORDS * room.max(1)];
         let threads = self.parents.len().div_ceil(GROUP);
-        let (job, bytes) = (bytemuck::bytes_of(job), bytemuck::bytes_of_mut(&mut report));
-        device.run(kernel, self.dtype, threads, job, bytes)?;
-        Ok(report)
+        device.run(kernel, self.dtype, threads, job, bytemuck::cast_slice_mut(&mut words))?;
+        Ok(Report::of(&words))
     }
 }
 
@@ -553,18 +578,20 @@ struct Part {
     weight: f32,
 }
 
+/// Its parts follow.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Sum {
     out: Output,
     base: u64,
-    parts: [Part; MOST],
     models: u32,
     elect: u32,
     normalize: u32,
     total: f32,
     lambda: f32,
     is_masked: u32,
+    room: u32,
+    padding: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -613,41 +640,41 @@ struct Ranks {
 #[repr(C)]
 struct Patch {
     out: Output,
-    places: [u32; MOST_OPEN],
-    values: [f32; MOST_OPEN],
+    places: [u32; PATCHED],
+    values: [f32; PATCHED],
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
+const REPORT_WORDS: usize = 2;
+const OPEN_WORDS: usize = 3;
+
+/// What a launch found out.
 struct Report {
-    found: u32,
-    not_finite: u32,
-    /// Model, index and magnitude.
-    open: [[u32; 3]; MOST_OPEN],
+    is_finite: bool,
+    /// Whether there was room for all open entries.
+    is_complete: bool,
+    /// Model, index and magnitude of each.
+    open: Vec<[u32; OPEN_WORDS]>,
 }
 
 impl Report {
-    /// Whether there was room for all open entries.
-    fn is_complete(&self) -> bool {
-        self.found as usize <= MOST_OPEN
-    }
-
-    fn is_finite(&self) -> bool {
-        self.not_finite == 0
-    }
-
-    fn open(&self) -> &[[u32; 3]] {
-        &self.open[..MOST_OPEN.min(self.found as usize)]
+    fn of(words: &[u32]) -> Self {
+        let (found, not_finite) = (words[0] as usize, words[1]);
+        let places: &[[u32; OPEN_WORDS]] = bytemuck::cast_slice(&words[REPORT_WORDS..]);
+        Report {
+            is_finite: not_finite == 0,
+            is_complete: found <= places.len(),
+            open: places[..found.min(places.len())].to_vec(),
+        }
     }
 
     fn places(&self) -> Vec<u32> {
-        self.open().iter().map(|[_, index, _]| *index).collect()
+        self.open.iter().map(|[_, index, _]| *index).collect()
     }
 
     /// Makes all cuts exact.
     fn close(&self, trims: &mut [Trimmed]) {
         for (model, trim) in trims.iter_mut().enumerate() {
-            let of_model = self.open().iter().filter(|[part, ..]| *part as usize == model);
+            let of_model = self.open.iter().filter(|[part, ..]| *part as usize == model);
             let places: Vec<Place> = of_model
                 .map(|[_, index, bits]| (Reverse(*bits), *index as usize))
                 .collect();
