@@ -76,17 +76,18 @@ struct Report {
     Open open[1];
 };
 
-// Where merged elements go.
+// Where merged elements go, and what is found out.
 struct Output {
     u64 address;
+    Report *report; // 0: nowhere
     u32 count;
     u32 type; // to which they are rounded before they become elements
 };
 
-__device__ __forceinline__ void store(Output out, u64 i, float x, Report *report) {
+__device__ __forceinline__ void store(const Output &out, u64 i, float x) {
     u32 bits = narrow(x, out.type);
     float rounded = widen(bits, out.type);
-    if ((float_bits(rounded) & 0x7f800000u) == 0x7f800000u && report) report->not_finite = 1;
+    if ((float_bits(rounded) & 0x7f800000u) == 0x7f800000u && out.report) out.report->not_finite = 1;
     if (out.type != ELEMENT) bits = narrow(rounded, ELEMENT);
     if (ELEMENT == F32) ((u32 *)out.address)[i] = bits;
     else ((u16 *)out.address)[i] = (u16)bits;
@@ -105,7 +106,10 @@ struct Part {
     u64 address;
     u64 key, threshold, marks;
     Bracket outer, inner;
+    const float *scale_at; // 0: it is `scale`
     float scale, weight;
+
+    __device__ __forceinline__ float scale_now() const { return scale_at ? *scale_at : scale; }
 };
 
 template <u32 PARTS> struct Sum {
@@ -141,20 +145,22 @@ __device__ __forceinline__ bool stays(const Part &part, Window w, u32 magnitude,
     return part.threshold >> 32 || drawn(part.key, i) < part.threshold;
 }
 
-// What the element x of model k adds to a sum over b; `report` learns of it where its fate is open.
+// What the element x of model k adds to a sum over b.
 template <u32 PARTS> __device__ __forceinline__ float delta(
-    const Sum<PARTS> &sum, u32 k, Window w, float x, float b, u32 i, Report *report
+    const Sum<PARTS> &sum, u32 k, Window w, float scale, float x, float b, u32 i
 ) {
-    const Part &part = sum.parts[k];
     float tau = x - b;
-    u32 magnitude = float_bits(tau) & 0x7fffffffu;
+    float kept = stays(sum.parts[k], w, float_bits(tau) & 0x7fffffffu, i, sum.is_masked) ? tau : 0.0f;
+    return kept * scale * sum.parts[k].weight;
+}
+
+// Reports it where its fate is open.
+template <u32 PARTS> __device__ __forceinline__ void note(const Sum<PARTS> &sum, u32 k, Window w, float x, float b, u32 i) {
+    u32 magnitude = float_bits(x - b) & 0x7fffffffu;
     bool open = (magnitude >= w.maybe_outer && magnitude < w.outer) || (magnitude >= w.maybe_inner && magnitude < w.inner);
-    if (open && report) {
-        u32 at = atomicAdd(&report->found, 1u);
-        if (at < sum.room) report->open[at] = {k, i, magnitude};
-    }
-    float kept = stays(part, w, magnitude, i, sum.is_masked) ? tau : 0.0f;
-    return kept * part.scale * part.weight;
+    if (!open) return;
+    u32 at = atomicAdd(&sum.out.report->found, 1u);
+    if (at < sum.room) sum.out.report->open[at] = {k, i, magnitude};
 }
 
 // The deltas that have the sign of all, as a sum, and their weights.
@@ -182,19 +188,20 @@ struct Elected {
 };
 
 template <u32 PARTS> __device__ __forceinline__ void finish(
-    const Sum<PARTS> &sum, u32 i, float b, float merged, float divisor, Report *report
+    const Sum<PARTS> &sum, u32 i, float b, float merged, float divisor
 ) {
     if (sum.normalize) merged /= divisor;
-    store(sum.out, i, b + merged * sum.lambda, report);
+    store(sum.out, i, b + merged * sum.lambda);
 }
 
 // Every model's elements stay in registers.
-extern "C" __global__ void sum(const Sum<MOST> sum, Report *report) {
+extern "C" __global__ void sum(const Sum<MOST> sum) {
     u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
     if (first >= sum.out.count) return;
     u32 count = min(sum.out.count - first, (u32)GROUP);
     Group base, models[MOST];
     Window windows[MOST];
+    float scales[MOST];
     base.read(sum.base, first, count);
     bool moves = false; // within the group
 #pragma unroll
@@ -202,6 +209,7 @@ extern "C" __global__ void sum(const Sum<MOST> sum, Report *report) {
         if (k >= sum.models) break;
         models[k].read(sum.parts[k].address, first, count);
         windows[k] = window(sum.parts[k], first);
+        scales[k] = sum.parts[k].scale_now();
         Window end = window(sum.parts[k], first + count - 1);
         moves |= end.outer != windows[k].outer || end.inner != windows[k].inner;
         moves |= end.maybe_outer != windows[k].maybe_outer || end.maybe_inner != windows[k].maybe_inner;
@@ -214,7 +222,8 @@ extern "C" __global__ void sum(const Sum<MOST> sum, Report *report) {
         for (u32 k = 0; k < MOST; k++) {
             if (k >= sum.models) break;
             Window w = moves ? window(sum.parts[k], first + i) : windows[k];
-            deltas[k] = delta(sum, k, w, models[k].at(i), b, first + i, report);
+            note(sum, k, w, models[k].at(i), b, first + i);
+            deltas[k] = delta(sum, k, w, scales[k], models[k].at(i), b, first + i);
             all += deltas[k];
         }
         float merged = all, divisor = sum.total;
@@ -229,12 +238,12 @@ extern "C" __global__ void sum(const Sum<MOST> sum, Report *report) {
             elected.end();
             merged = elected.merged, divisor = elected.divisor;
         }
-        finish(sum, first + i, b, merged, divisor, report);
+        finish(sum, first + i, b, merged, divisor);
     }
 }
 
 // One model after the other: where a sign is elected, each is read a second time.
-extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum, Report *report) {
+extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum) {
     u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
     if (first >= sum.out.count) return;
     u32 count = min(sum.out.count - first, (u32)GROUP);
@@ -246,10 +255,13 @@ extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum, Report *report) {
 #pragma unroll 1
     for (u32 k = 0; k < sum.models; k++) {
         model.read(sum.parts[k].address, first, count);
+        float scale = sum.parts[k].scale_now();
 #pragma unroll
         for (u32 i = 0; i < GROUP; i++) {
             if (i >= count) break;
-            all[i] += delta(sum, k, window(sum.parts[k], first + i), model.at(i), base.at(i), first + i, report);
+            Window w = window(sum.parts[k], first + i);
+            note(sum, k, w, model.at(i), base.at(i), first + i);
+            all[i] += delta(sum, k, w, scale, model.at(i), base.at(i), first + i);
         }
     }
     Elected elected[GROUP];
@@ -258,11 +270,12 @@ extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum, Report *report) {
 #pragma unroll 1
     for (u32 k = 0; sum.elect && k < sum.models; k++) {
         model.read(sum.parts[k].address, first, count);
+        float scale = sum.parts[k].scale_now();
 #pragma unroll
         for (u32 i = 0; i < GROUP; i++) {
             if (i >= count) break;
             Window w = window(sum.parts[k], first + i);
-            elected[i].add(delta(sum, k, w, model.at(i), base.at(i), first + i, (Report *)0), sum.parts[k].weight);
+            elected[i].add(delta(sum, k, w, scale, model.at(i), base.at(i), first + i), sum.parts[k].weight);
         }
     }
 #pragma unroll
@@ -270,7 +283,7 @@ extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum, Report *report) {
         if (i >= count) break;
         elected[i].end();
         float merged = sum.elect ? elected[i].merged : all[i], divisor = sum.elect ? elected[i].divisor : sum.total;
-        finish(sum, first + i, base.at(i), merged, divisor, report);
+        finish(sum, first + i, base.at(i), merged, divisor);
     }
 }
 
@@ -284,7 +297,7 @@ struct Patch {
 
 extern "C" __global__ void patch(const Patch patch) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < patch.out.count) store(patch.out, patch.places[i], patch.values[i], 0);
+    if (i < patch.out.count) store(patch.out, patch.places[i], patch.values[i]);
 }
 
 // A sum of whole tensors.
@@ -298,7 +311,7 @@ struct Mix {
     float total;
 };
 
-extern "C" __global__ void mix(const Mix mix, Report *report) {
+extern "C" __global__ void mix(const Mix mix) {
     u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
     if (first >= mix.out.count) return;
     u32 count = min(mix.out.count - first, (u32)GROUP);
@@ -316,7 +329,7 @@ extern "C" __global__ void mix(const Mix mix, Report *report) {
 #pragma unroll
     for (u32 i = 0; i < GROUP; i++) {
         if (i >= count) break;
-        store(mix.out, first + i, mix.divides ? sums[i] / mix.total : sums[i], report);
+        store(mix.out, first + i, mix.divides ? sums[i] / mix.total : sums[i]);
     }
 }
 
@@ -326,6 +339,7 @@ extern "C" __global__ void mix(const Mix mix, Report *report) {
 #define LANES 16
 struct Length {
     u64 base;
+    double *sums;
     Part part;
     u32 count;
     u32 is_masked;
@@ -344,7 +358,7 @@ __device__ __forceinline__ double kept_magnitude(const Length &of, u32 i) {
     return stays(of.part, window(of.part, i), magnitude, i, of.is_masked) ? (double)bits_float(magnitude) : 0.0;
 }
 
-extern "C" __global__ void length(const Length of, double *sums) {
+extern "C" __global__ void length(const Length of) {
     __shared__ double lanes[256];
     u32 chunk = (blockIdx.x * blockDim.x + threadIdx.x) / LANES, lane = threadIdx.x % LANES;
     u64 start = (u64)chunk * CHUNK;
@@ -357,7 +371,28 @@ extern "C" __global__ void length(const Length of, double *sums) {
     double sum = 0.0, rest = 0.0;
     for (u32 i = 0; i < LANES; i++) sum += lanes[threadIdx.x + i];
     for (u32 i = whole; i < len; i++) rest += kept_magnitude(of, from + i);
-    sums[chunk] = sum + rest;
+    of.sums[chunk] = sum + rest;
+}
+
+// The scale that gives what is kept its length again, as of task_sum.rs: the chunks' sums are added in their order. One block.
+struct Restore {
+    const double *sums;
+    float *scale;
+    double before;
+    u32 count;
+};
+
+extern "C" __global__ void restore(const Restore of) {
+    __shared__ double some[256];
+    double after = 0.0;
+    for (u32 first = 0; first < of.count; first += 256) {
+        u32 count = min(of.count - first, 256u);
+        __syncthreads();
+        if (threadIdx.x < count) some[threadIdx.x] = of.sums[first + threadIdx.x];
+        __syncthreads();
+        for (u32 i = 0; threadIdx.x == 0 && i < count; i++) after += some[i];
+    }
+    if (threadIdx.x == 0) *of.scale = of.before < 1e-7 || after < 1e-7 ? 1.0f : (float)(of.before / after);
 }
 
 // Memory that is made zero, 4 bytes a thread.
@@ -369,6 +404,17 @@ struct Clear {
 extern "C" __global__ void clear(const Clear clear) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < clear.words) ((u32 *)clear.address)[i] = 0;
+}
+
+// Brings words together for the host.
+struct Fetch {
+    u64 address;
+    u32 words;
+};
+
+extern "C" __global__ void fetch(const Fetch fetch, u32 *to) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < fetch.words) to[i] = ((const u32 *)fetch.address)[i];
 }
 
 // DELLA's choice, as of della.rs: a bit among `marks`, which are zero before, for each entry of a task vector that stays. One block of
