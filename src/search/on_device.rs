@@ -75,8 +75,9 @@ mod tests {
         /// Of each output, in bytes from `start` on.
         places: BTreeMap<String, usize>,
         report_bytes: usize,
-        /// How often a report was waited for.
+        /// How often the last merge waited for reports, and how often the one did that waited most.
         waits: usize,
+        most_waits: usize,
     }
 
     const ROOM: usize = 4 << 20;
@@ -102,6 +103,7 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
                 places: BTreeMap::new(),
                 report_bytes: REPORT_BYTES,
                 waits: 0,
+                most_waits: 0,
             };
             aside.clear();
             aside
@@ -178,6 +180,7 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
             aside.waits = 0;
             let left = resident.compute_on(aside, plan, &all).unwrap();
             assert_eq!(resident.changed(plan), left);
+            aside.most_waits = aside.most_waits.max(aside.waits);
             // For what is open before lengths are known, and for all.
             assert!(aside.waits <= 2 || aside.report_bytes < REPORT_BYTES, "{what}");
             merged = all.iter().filter(|i| !left.contains(i)).copied().collect();
@@ -245,6 +248,7 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
         ];
         let missing: Vec<&str> = expected.into_iter().filter(|name| !covered.contains(*name)).collect();
         assert!(missing.is_empty(), "{missing:?} of {covered:?}");
+        assert!(devices[1].most_waits > 2);
     }
 
     /// Models of one tensor each, in memory: a long norm, or a matrix.
