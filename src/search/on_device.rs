@@ -159,6 +159,11 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
             self.report_bytes
         }
 
+        /// So that some matrices come in pieces.
+        fn scratch_bytes(&self) -> usize {
+            30_000
+        }
+
         fn place(&mut self, output: &str) -> Option<u64> {
             Some(self.start + *self.places.get(output)? as u64)
         }
@@ -511,6 +516,20 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
                 "rescale: none, normalize: false",
                 &["weight: 0.7, density: 0.3, epsilon: 0.25"; 4],
             ),
+            recipe(
+                "della",
+                "rescale: expectation",
+                &[
+                    "weight: 0.7, density: 0.4, epsilon: 0.3",
+                    "weight: 0.5, density: 1.0",
+                    "weight: 0.2, density: 0.6",
+                ],
+            ),
+            recipe(
+                "della_linear",
+                "rescale: expectation",
+                &["weight: 0.2, density: 0.5"; 6],
+            ),
         ];
         let mut aside = Aside::new(DType::F32);
         for dtype in DType::ALL {
@@ -542,7 +561,7 @@ extern \"C\" __global__ void take(const From from, unsigned char *to) {
         let source = Norms::new(DType::Bf16, 3000, of);
         let w = "weight: 0.5, density: 0.5";
         let left = [
-            recipe("della", "rescale: expectation", &[&format!("{w}, epsilon: 0.1")]),
+            recipe("della", "", &["weight: 0.5, density: 0.9, epsilon: 0.1"]),
             recipe("ties", "", &[w; 33]),
             recipe("model_stock", "", &["", ""]),
             recipe("linear", "", &["weight: 1.0", "weight: -1.0"]),

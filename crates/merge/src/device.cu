@@ -82,9 +82,11 @@ struct Output {
     Report *report; // 0: nowhere
     u32 count;
     u32 type; // to which they are rounded before they become elements
+    u32 first; // where the first of them goes, in elements
 };
 
 __device__ __forceinline__ void store(const Output &out, u64 i, float x) {
+    i += out.first;
     u32 bits = narrow(x, out.type);
     float rounded = widen(bits, out.type);
     if ((float_bits(rounded) & 0x7f800000u) == 0x7f800000u && out.report) out.report->not_finite = 1;
@@ -101,10 +103,11 @@ __device__ __forceinline__ u32 least(Cut cut, u32 i) { return cut.bits + (i > cu
 struct Bracket { Cut sure, maybe; };
 
 // A model of a sum: entries of its task vector inside `outer` and outside `inner` stay, those that a random number lets stay, or that
-// have a bit among `marks`, where that is not 0.
+// have a bit among `marks`, where that is not 0; or all are multiplied with `factors`, where that is not 0.
 struct Part {
     u64 address;
     u64 key, threshold, marks;
+    const float *factors;
     Bracket outer, inner;
     const float *scale_at; // 0: it is `scale`
     float scale, weight;
@@ -151,6 +154,7 @@ template <u32 PARTS> __device__ __forceinline__ float delta(
 ) {
     float tau = x - b;
     float kept = stays(sum.parts[k], w, float_bits(tau) & 0x7fffffffu, i, sum.is_masked) ? tau : 0.0f;
+    if (sum.is_masked && sum.parts[k].factors) kept = tau * sum.parts[k].factors[i];
     return kept * scale * sum.parts[k].weight;
 }
 
@@ -433,14 +437,22 @@ struct Ranks {
     u64 base, model, marks, key;
     double density, epsilon;
     u32 width;
+    u32 first; // of the rows' elements in the tensor, where they are some of its rows
+    float *factors;
+    u32 *order;
 };
 
-__device__ __forceinline__ u64 threshold_of(const Ranks &of, u32 rank) {
+__device__ __forceinline__ double probability_of(const Ranks &of, u32 rank) {
     double height = of.width > 1 ? (double)rank / (double)(of.width - 1) : 0.5;
-    double probability = of.density - of.epsilon + height * 2.0 * of.epsilon;
+    return of.density - of.epsilon + height * 2.0 * of.epsilon;
+}
+
+__device__ __forceinline__ u64 threshold_of(double probability) {
     probability = probability < 0.0 ? 0.0 : probability > 1.0 ? 1.0 : probability;
     return (u64)round(probability * 4294967296.0);
 }
+
+__device__ __forceinline__ u64 threshold_of(const Ranks &of, u32 rank) { return threshold_of(probability_of(of, rank)); }
 
 // No lower one for a larger magnitude, whatever the scale; a NaN is in the last, with all others then.
 __device__ __forceinline__ u32 bin_of(u32 magnitude, float scale) {
@@ -462,12 +474,20 @@ __device__ __forceinline__ float scale_of(const Ranks &of, u32 start) {
     return (float)BINS / (MEANS * (sums[0] / (float)of.width));
 }
 
-// Makes of the number of entries in each bin (`low`) what decides about them: a number below `low` surely stays, one above `high`
-// surely goes. A threshold of 2^32 is one less here, which leaves the largest number open.
-__device__ __forceinline__ void bound(const Ranks &of, u32 *low, u32 *high) {
+// How many entries of a row are in each bin.
+__device__ __forceinline__ void count_bins(const Ranks &of, u32 start, float scale, u32 *bins) {
+    for (u32 bin = threadIdx.x; bin < BINS; bin += THREADS) bins[bin] = 0;
+    __syncthreads();
+    for (u32 i = start + threadIdx.x; i < start + of.width; i += THREADS)
+        atomicAdd(&bins[bin_of(magnitude_at(of.model, of.base, i), scale)], 1u);
+    __syncthreads();
+}
+
+// How many entries are in the bins before this thread's BINS_EACH.
+__device__ __forceinline__ u32 entries_before(const u32 *bins) {
     __shared__ u32 totals[THREADS];
     u32 t = threadIdx.x, own = 0;
-    for (u32 i = 0; i < BINS_EACH; i++) own += low[t * BINS_EACH + i];
+    for (u32 i = 0; i < BINS_EACH; i++) own += bins[t * BINS_EACH + i];
     totals[t] = own;
     for (u32 step = 1; step < THREADS; step *= 2) {
         __syncthreads();
@@ -475,7 +495,13 @@ __device__ __forceinline__ void bound(const Ranks &of, u32 *low, u32 *high) {
         __syncthreads();
         totals[t] += before;
     }
-    u32 rank = totals[t] - own;
+    return totals[t] - own;
+}
+
+// Makes of the number of entries in each bin (`low`) what decides about them: a number below `low` surely stays, one above `high`
+// surely goes. A threshold of 2^32 is one less here, which leaves the largest number open.
+__device__ __forceinline__ void bound(const Ranks &of, u32 *low, u32 *high) {
+    u32 t = threadIdx.x, rank = entries_before(low);
     for (u32 bin = t * BINS_EACH; bin < (t + 1) * BINS_EACH; bin++) {
         u32 entries = low[bin];
         if (entries == 0) continue;
@@ -530,12 +556,10 @@ extern "C" __global__ void rank(const Ranks of) {
     __shared__ u32 low[BINS], high[BINS];
     __shared__ Waiting waiting;
     u32 t = threadIdx.x, start = blockIdx.x * of.width, end = start + of.width;
-    for (u32 bin = t; bin < BINS; bin += THREADS) low[bin] = 0;
     for (u32 k = t; k < WAITING; k += THREADS) waiting.ranks[k] = 0;
     if (t == 0) waiting.count = 0;
     float scale = scale_of(of, start);
-    for (u32 i = start + t; i < end; i += THREADS) atomicAdd(&low[bin_of(magnitude_at(of.model, of.base, i), scale)], 1u);
-    __syncthreads();
+    count_bins(of, start, scale, low);
     bound(of, low, high);
     // Whole words of marks a warp, whose first and last may be another row's too.
     for (u32 from = start / 32 * 32, steps = 0; from < end; from += THREADS) {
@@ -552,4 +576,36 @@ extern "C" __global__ void rank(const Ranks of) {
         if (++steps % (WAITING / THREADS) == 0) settle(of, start, waiting);
     }
     settle(of, start, waiting);
+}
+
+// For each entry one over its probability where it stays, and 0 where it goes: all ranks are wanted, so entries are sorted into their
+// bins, and each looks at those beside it. One block a row.
+extern "C" __global__ void divide(const Ranks of) {
+    __shared__ u32 ends[BINS], next[BINS];
+    u32 t = threadIdx.x, start = blockIdx.x * of.width, end = start + of.width;
+    float scale = scale_of(of, start);
+    count_bins(of, start, scale, ends);
+    u32 rank = entries_before(ends);
+    for (u32 bin = t * BINS_EACH; bin < (t + 1) * BINS_EACH; bin++) {
+        next[bin] = rank;
+        rank += ends[bin];
+        ends[bin] = rank;
+    }
+    __syncthreads();
+    for (u32 i = start + t; i < end; i += THREADS) {
+        u32 bin = bin_of(magnitude_at(of.model, of.base, i), scale);
+        of.order[start + atomicAdd(&next[bin], 1u)] = i;
+    }
+    __syncthreads();
+    for (u32 i = start + t; i < end; i += THREADS) {
+        u32 magnitude = magnitude_at(of.model, of.base, i), bin = bin_of(magnitude, scale);
+        u32 first = bin > 0 ? ends[bin - 1] : 0, rank = first;
+        // Nothing hangs on what becomes of a zero.
+        for (u32 k = first; magnitude > 0 && k < ends[bin]; k++) {
+            u32 other = of.order[start + k];
+            rank += magnitude_at(of.model, of.base, other) < magnitude + (other < i);
+        }
+        double probability = probability_of(of, rank);
+        of.factors[i] = drawn(of.key, of.first + i) < threshold_of(probability) ? (float)(1.0 / probability) : 0.0f;
+    }
 }

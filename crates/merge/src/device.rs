@@ -27,8 +27,8 @@ use crate::recipe::DType;
 /// The kernels, in CUDA C, for parents of one type and weights of one: see [`kernel_options`].
 pub const KERNELS: &str = include_str!("device.cu");
 /// Their names.
-pub const KERNEL_NAMES: [&str; 9] = [
-    "sum", "sum_many", "patch", "length", "restore", "mix", "clear", "fetch", "rank",
+pub const KERNEL_NAMES: [&str; 10] = [
+    "sum", "sum_many", "patch", "length", "restore", "mix", "clear", "fetch", "rank", "divide",
 ];
 
 /// What NVRTC is told, besides the architecture.
@@ -60,6 +60,10 @@ pub trait Device {
     /// Bytes of the reports that are read at once.
     fn report_bytes(&self) -> usize {
         1 << 20
+    }
+    /// Bytes that kernels leave each other at a time, where they can do with fewer than for a whole tensor.
+    fn scratch_bytes(&self) -> usize {
+        128 << 20
     }
     /// Where an output's elements are to be written, in their order. `None`: nowhere as they are.
     fn place(&mut self, output: &str) -> Option<u64>;
@@ -180,9 +184,7 @@ fn is_covered(operation: &Operation, parents: &Parents<'_>) -> bool {
     match operation {
         Operation::Linear { weights, .. } => weights.len() <= MOST_MIXED,
         Operation::Slerp { .. } => true,
-        Operation::TaskSum(sum) => {
-            parents.base.is_some() && (1..=MOST_MANY).contains(&sum.terms.len()) && !has_factors(sum)
-        }
+        Operation::TaskSum(sum) => parents.base.is_some() && (1..=MOST_MANY).contains(&sum.terms.len()),
         _ => false,
     }
 }
@@ -261,13 +263,22 @@ pub(crate) struct Trimmed {
 enum Mask {
     /// Below a threshold (DARE).
     Random { key: Key, threshold: u64 },
-    /// Below that of the entry's rank in its row (DELLA); `marks` is where the device notes it, once it has decided.
+    /// Below that of the entry's rank in its row (DELLA), which the device notes.
     Ranked {
         key: Key,
         density: f64,
         epsilon: f64,
-        marks: u64,
+        noted: Noted,
     },
+}
+
+/// Where the device notes which entries stay, once it has decided.
+#[derive(Clone, Copy)]
+enum Noted {
+    /// A bit for each.
+    Marks(u64),
+    /// One over its probability, or 0.
+    Factors(u64),
 }
 
 impl Trimmed {
@@ -319,7 +330,7 @@ impl Trimmed {
                         key: Key(key),
                         density,
                         epsilon,
-                        marks: 0,
+                        noted: Noted::Marks(0),
                     }),
                     ..whole
                 }
@@ -370,16 +381,23 @@ impl Trimmed {
             Scale::Known(scale) => (scale, 0),
             Scale::At(address) => (1.0, address),
         };
-        let (Key(key), threshold, marks) = match self.mask {
-            Some(Mask::Random { key, threshold }) => (key, threshold, 0),
-            Some(Mask::Ranked { key, marks, .. }) => (key, 0, marks),
-            None => (Key(0), 1 << 32, 0),
+        let (Key(key), threshold) = match self.mask {
+            Some(Mask::Random { key, threshold }) => (key, threshold),
+            Some(Mask::Ranked { .. }) | None => (Key(0), 1 << 32),
+        };
+        let (marks, factors) = match self.mask {
+            Some(Mask::Ranked { noted, .. }) => match noted {
+                Noted::Marks(marks) => (marks, 0),
+                Noted::Factors(factors) => (0, factors),
+            },
+            _ => (0, 0),
         };
         Part {
             address,
             key,
             threshold,
             marks,
+            factors,
             outer: self.outer.into(),
             inner: self.inner.into(),
             scale_at,
@@ -425,6 +443,8 @@ impl<'a> Site<'a> {
                 report: 0,
                 count: parents.len() as u32,
                 dtype: number(output.dtype),
+                first: 0,
+                padding: 0,
             },
             rounded: output.dtype,
         }))
@@ -498,6 +518,8 @@ impl<'a> Site<'a> {
             let ones: Vec<Scale> = trims.iter().map(|_| Scale::Known(1.0)).collect();
             self.launch_sum(out, sum, &trims, &ones, device)?;
             return Ok(Some(Step::Opens(trims)));
+        } else if has_factors(sum) {
+            return self.divided(out, sum, trims, device);
         } else {
             let of = Between::new(self.parents.len(), &trims, sum);
             let Some(start) = device.scratch("between kernels", of.bytes())? else {
@@ -546,7 +568,7 @@ impl<'a> Site<'a> {
 
     /// Threads of a kernel that has one for each group of elements.
     fn groups(&self) -> usize {
-        self.parents.len().div_ceil(GROUP)
+        (self.out.count as usize).div_ceil(GROUP)
     }
 
     fn run<D: Device>(&self, kernel: &str, threads: usize, job: &impl Pod, device: &mut D) -> Result<(), D::Error> {
@@ -568,24 +590,93 @@ impl<'a> Site<'a> {
                 key: Key(key),
                 density,
                 epsilon,
-                marks,
+                noted,
             }) = &mut trim.mask
             {
-                *marks = addresses.next().unwrap_or(start);
+                let marks = addresses.next().unwrap_or(start);
+                *noted = Noted::Marks(marks);
                 let ranks = Ranks {
                     base: self.base(),
                     model: self.addresses[k],
-                    marks: *marks,
+                    marks,
                     key: *key,
                     density: *density,
                     epsilon: *epsilon,
                     width: width as u32,
-                    padding: 0,
+                    ..Ranks::zeroed()
                 };
                 self.run("rank", rows * THREADS, &ranks, device)?;
             }
         }
         Ok(())
+    }
+
+    /// Where what stays is divided by its probability: as many rows at a time as there is room for factors of; false: for none.
+    fn divided<D: Device>(
+        &self,
+        out: Output,
+        sum: &TaskSum,
+        mut trims: Vec<Trimmed>,
+        device: &mut D,
+    ) -> Result<Option<Step>, D::Error> {
+        let (rows, width) = self.parents.rows();
+        // An order, and factors of each model.
+        let numbers = 1 + trims.iter().filter(|trim| trim.is_ranked()).count();
+        let at_once = match device.scratch_bytes() / (4 * width * numbers) {
+            enough if enough >= rows => rows,
+            // Eight of them begin at a multiple of 16 bytes, whatever their width.
+            some => some.max(1).next_multiple_of(8),
+        };
+        let bytes = 4 * width * at_once;
+        let Some(order) = device.scratch("between kernels", bytes * numbers)? else {
+            return Ok(None);
+        };
+        for first in (0..rows).step_by(at_once) {
+            let some = self.some_rows(out, first * width, (rows - first).min(at_once) * width);
+            let mut addresses = (order..).step_by(bytes).skip(1);
+            for (trim, k) in trims.iter_mut().zip(self.parents.models()) {
+                if let Some(Mask::Ranked {
+                    key: Key(key),
+                    density,
+                    epsilon,
+                    noted,
+                }) = &mut trim.mask
+                {
+                    let factors = addresses.next().unwrap_or(order);
+                    *noted = Noted::Factors(factors);
+                    let ranks = Ranks {
+                        base: some.base(),
+                        model: some.addresses[k],
+                        key: *key,
+                        density: *density,
+                        epsilon: *epsilon,
+                        width: width as u32,
+                        first: some.out.first,
+                        factors,
+                        order,
+                        ..Ranks::zeroed()
+                    };
+                    self.run("divide", some.out.count as usize / width * THREADS, &ranks, device)?;
+                }
+            }
+            let ones: Vec<Scale> = trims.iter().map(|_| Scale::Known(1.0)).collect();
+            some.launch_sum(some.out, sum, &trims, &ones, device)?;
+        }
+        Ok(Some(Step::Sum(trims, None)))
+    }
+
+    /// Some of the tensor's elements.
+    fn some_rows(&self, out: Output, first: usize, count: usize) -> Site<'a> {
+        let offset = (first * self.dtype.size_bytes()) as u64;
+        Site {
+            addresses: self.addresses.iter().map(|address| address + offset).collect(),
+            out: Output {
+                first: first as u32,
+                count: count as u32,
+                ..out
+            },
+            ..*self
+        }
     }
 
     /// Of each model; where it gives ‖kept τ‖₁ its ‖τ‖₁ again, the device finds it.
@@ -724,6 +815,8 @@ struct Output {
     report: u64,
     count: u32,
     dtype: u32,
+    first: u32,
+    padding: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -755,6 +848,7 @@ struct Part {
     key: u64,
     threshold: u64,
     marks: u64,
+    factors: u64,
     outer: Brackets,
     inner: Brackets,
     scale_at: u64,
@@ -839,7 +933,9 @@ struct Ranks {
     density: f64,
     epsilon: f64,
     width: u32,
-    padding: u32,
+    first: u32,
+    factors: u64,
+    order: u64,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
