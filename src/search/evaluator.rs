@@ -1013,12 +1013,10 @@ impl Kept {
 /// Merges what differs from what a decoder holds into it: on a device where the parents lie there, else straight into its memory where
 /// it keeps it as it is merged.
 fn merge_into(resident: &mut Resident<'_>, plan: &merge::Plan, decoder: &mut Decoder) -> Result<(), Unscored> {
-    for i in resident.changed(plan) {
+    let changed = resident.changed(plan);
+    for i in resident.compute_on(&mut OnDevice(decoder), plan, &changed)? {
         let output = &plan.outputs()[i];
         let name = &output.name;
-        if resident.compute_on(&mut OnDevice(decoder), plan, i)? {
-            continue;
-        }
         if let Some(most_bytes) = decoder.piece_bytes(name, output.dtype) {
             let mut written = Ok(());
             resident.compute_pieces(plan, i, most_bytes, &mut |first, bytes, write| {

@@ -91,8 +91,19 @@ template <typename T> static T exchange(T value, unsigned from) {
 template <typename T> static T __shfl_xor_sync(unsigned, T value, int mask) { return exchange(value, threadIdx.x % 32 ^ mask); }
 template <typename T> static T __shfl_sync(unsigned, T value, unsigned lane) { return exchange(value, lane); }
 
+static unsigned __ballot_sync(unsigned, bool mine) {
+    Warp &warp = own_warp();
+    warp.slots[threadIdx.x % 32] = mine;
+    __syncwarp();
+    unsigned all = 0;
+    for (int lane = 0; lane < 32; lane++) all |= warp.slots[lane] << lane;
+    __syncwarp();
+    return all;
+}
+
 // The fibers take turns.
 static inline unsigned atomicAdd(unsigned *at, unsigned x) { unsigned before = *at; *at += x; return before; }
+static inline unsigned atomicOr(unsigned *at, unsigned x) { unsigned before = *at; *at |= x; return before; }
 
 static inline uint32_t float_bits(float x) { uint32_t y; memcpy(&y, &x, 4); return y; }
 static inline float bits_float(uint32_t x) { float y; memcpy(&y, &x, 4); return y; }

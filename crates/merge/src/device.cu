@@ -14,9 +14,10 @@ __device__ __forceinline__ float bits_float(u32 x) { return __uint_as_float(x); 
 
 // Elements of one thread: 16 bytes, where each has two.
 #define GROUP 8
-// Models of one sum, and places whose fate a launch may leave open: as in device.rs.
+// Models of a sum in registers, of one that reads them twice, and of a sum of whole tensors: as in device.rs.
 #define MOST 4
-#define MOST_OPEN 128
+#define MOST_MANY 32
+#define MOST_MIXED 32
 // The numbers that stand for f32, bf16 and f16.
 #define F32 0
 #define BF16 1
@@ -68,25 +69,27 @@ struct Group {
     }
 };
 
-// What a launch finds out, besides what it writes.
+// What a launch finds out, besides what it writes: as many open entries as there is room for.
+struct Open { u32 part, index, bits; };
 struct Report {
     u32 found, not_finite;
-    struct {
-        u32 part, index, bits;
-    } open[MOST_OPEN];
+    Open open[1];
 };
 
-// Where merged elements go.
+// Where merged elements go, and what is found out.
 struct Output {
     u64 address;
+    Report *report; // 0: nowhere
     u32 count;
     u32 type; // to which they are rounded before they become elements
+    u32 first; // where the first of them goes, in elements
 };
 
-__device__ __forceinline__ void store(Output out, u64 i, float x, Report *report) {
+__device__ __forceinline__ void store(const Output &out, u64 i, float x) {
+    i += out.first;
     u32 bits = narrow(x, out.type);
     float rounded = widen(bits, out.type);
-    if ((float_bits(rounded) & 0x7f800000u) == 0x7f800000u && report) report->not_finite = 1;
+    if ((float_bits(rounded) & 0x7f800000u) == 0x7f800000u && out.report) out.report->not_finite = 1;
     if (out.type != ELEMENT) bits = narrow(rounded, ELEMENT);
     if (ELEMENT == F32) ((u32 *)out.address)[i] = bits;
     else ((u16 *)out.address)[i] = (u16)bits;
@@ -99,22 +102,28 @@ __device__ __forceinline__ u32 least(Cut cut, u32 i) { return cut.bits + (i > cu
 // A cut that is known but for a few entries.
 struct Bracket { Cut sure, maybe; };
 
-// A model of a sum: entries of its task vector inside `outer` and outside `inner` stay, those that a random number lets stay.
+// A model of a sum: entries of its task vector inside `outer` and outside `inner` stay, those that a random number lets stay, or that
+// have a bit among `marks`, where that is not 0; or all are multiplied with `factors`, where that is not 0.
 struct Part {
     u64 address;
-    u64 key, threshold;
+    u64 key, threshold, marks;
+    const float *factors;
     Bracket outer, inner;
+    const float *scale_at; // 0: it is `scale`
     float scale, weight;
+
+    __device__ __forceinline__ float scale_now() const { return scale_at ? *scale_at : scale; }
 };
 
-struct Sum {
+template <u32 PARTS> struct Sum {
     Output out;
     u64 base;
-    Part parts[MOST];
     u32 models;
     u32 elect, normalize;
     float total, lambda;
-    u32 is_random;
+    u32 is_masked;
+    u32 room; // for open entries
+    Part parts[PARTS];
 };
 
 // Magnitudes that stay, and those whose fate is open, at one index.
@@ -124,22 +133,79 @@ __device__ __forceinline__ Window window(const Part &part, u32 i) {
     return {least(part.outer.sure, i), least(part.inner.sure, i), least(part.outer.maybe, i), least(part.inner.maybe, i)};
 }
 
-__device__ __forceinline__ bool stays(const Part &part, Window w, u32 magnitude, u32 i, u32 is_random) {
-    if (magnitude < w.outer || magnitude >= w.inner) return false;
-    if (!is_random || part.threshold >> 32) return true;
-    // As of random.rs: SplitMix64.
-    u64 z = part.key + ((u64)i + 1) * 0x9e3779b97f4a7c15ull;
+// As of random.rs: SplitMix64.
+__device__ __forceinline__ u32 drawn(u64 key, u32 i) {
+    u64 z = key + ((u64)i + 1) * 0x9e3779b97f4a7c15ull;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return (z ^ z >> 31) >> 32 < part.threshold;
+    return (u32)((z ^ z >> 31) >> 32);
 }
 
-extern "C" __global__ void sum(const Sum sum, Report *report) {
+__device__ __forceinline__ bool stays(const Part &part, Window w, u32 magnitude, u32 i, u32 is_masked) {
+    if (magnitude < w.outer || magnitude >= w.inner) return false;
+    if (!is_masked) return true;
+    if (part.marks) return ((const u32 *)part.marks)[i / 32] >> i % 32 & 1;
+    return part.threshold >> 32 || drawn(part.key, i) < part.threshold;
+}
+
+// What the element x of model k adds to a sum over b.
+template <u32 PARTS> __device__ __forceinline__ float delta(
+    const Sum<PARTS> &sum, u32 k, Window w, float scale, float x, float b, u32 i
+) {
+    float tau = x - b;
+    float kept = stays(sum.parts[k], w, float_bits(tau) & 0x7fffffffu, i, sum.is_masked) ? tau : 0.0f;
+    if (sum.is_masked && sum.parts[k].factors) kept = tau * sum.parts[k].factors[i];
+    return kept * scale * sum.parts[k].weight;
+}
+
+// Reports it where its fate is open.
+template <u32 PARTS> __device__ __forceinline__ void note(const Sum<PARTS> &sum, u32 k, Window w, float x, float b, u32 i) {
+    u32 magnitude = float_bits(x - b) & 0x7fffffffu;
+    bool open = (magnitude >= w.maybe_outer && magnitude < w.outer) || (magnitude >= w.maybe_inner && magnitude < w.inner);
+    if (!open) return;
+    u32 at = atomicAdd(&sum.out.report->found, 1u);
+    if (at < sum.room) sum.out.report->open[at] = {k, i, magnitude};
+}
+
+// The deltas that have the sign of all, as a sum, and their weights.
+struct Elected {
+    u32 negative;
+    float merged, divisor;
+
+    __device__ __forceinline__ void begin(float all) {
+        negative = all < 0.0f ? 0x80000000u : 0u;
+        merged = divisor = 0.0f;
+    }
+
+    __device__ __forceinline__ void add(float delta, float weight) {
+        // The elected sign is made +. A zero has no sign; a NaN agrees, so that it is not lost.
+        float along = bits_float(float_bits(delta) ^ negative);
+        bool disagrees = along <= 0.0f;
+        merged += disagrees ? 0.0f : along;
+        divisor += disagrees ? 0.0f : weight;
+    }
+
+    __device__ __forceinline__ void end() {
+        merged = bits_float(float_bits(merged) ^ negative);
+        divisor = divisor == 0.0f ? 1.0f : divisor;
+    }
+};
+
+template <u32 PARTS> __device__ __forceinline__ void finish(
+    const Sum<PARTS> &sum, u32 i, float b, float merged, float divisor
+) {
+    if (sum.normalize) merged /= divisor;
+    store(sum.out, i, b + merged * sum.lambda);
+}
+
+// Every model's elements stay in registers.
+extern "C" __global__ void sum(const Sum<MOST> sum) {
     u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
     if (first >= sum.out.count) return;
     u32 count = min(sum.out.count - first, (u32)GROUP);
     Group base, models[MOST];
     Window windows[MOST];
+    float scales[MOST];
     base.read(sum.base, first, count);
     bool moves = false; // within the group
 #pragma unroll
@@ -147,6 +213,7 @@ extern "C" __global__ void sum(const Sum sum, Report *report) {
         if (k >= sum.models) break;
         models[k].read(sum.parts[k].address, first, count);
         windows[k] = window(sum.parts[k], first);
+        scales[k] = sum.parts[k].scale_now();
         Window end = window(sum.parts[k], first + count - 1);
         moves |= end.outer != windows[k].outer || end.inner != windows[k].inner;
         moves |= end.maybe_outer != windows[k].maybe_outer || end.maybe_inner != windows[k].maybe_inner;
@@ -158,54 +225,86 @@ extern "C" __global__ void sum(const Sum sum, Report *report) {
 #pragma unroll
         for (u32 k = 0; k < MOST; k++) {
             if (k >= sum.models) break;
-            const Part &part = sum.parts[k];
-            Window w = moves ? window(part, first + i) : windows[k];
-            float tau = models[k].at(i) - b;
-            u32 magnitude = float_bits(tau) & 0x7fffffffu;
-            bool open = (magnitude >= w.maybe_outer && magnitude < w.outer) || (magnitude >= w.maybe_inner && magnitude < w.inner);
-            if (open) {
-                u32 at = atomicAdd(&report->found, 1u);
-                if (at < MOST_OPEN) report->open[at] = {k, first + i, magnitude};
-            }
-            float kept = stays(part, w, magnitude, first + i, sum.is_random) ? tau : 0.0f;
-            deltas[k] = kept * part.scale * part.weight;
+            Window w = moves ? window(sum.parts[k], first + i) : windows[k];
+            note(sum, k, w, models[k].at(i), b, first + i);
+            deltas[k] = delta(sum, k, w, scales[k], models[k].at(i), b, first + i);
             all += deltas[k];
         }
         float merged = all, divisor = sum.total;
         if (sum.elect) {
-            merged = divisor = 0.0f;
-            u32 negative = all < 0.0f ? 0x80000000u : 0u;
+            Elected elected;
+            elected.begin(all);
 #pragma unroll
             for (u32 k = 0; k < MOST; k++) {
                 if (k >= sum.models) break;
-                // The elected sign is made +. A zero has no sign; a NaN agrees, so that it is not lost.
-                float along = bits_float(float_bits(deltas[k]) ^ negative);
-                bool disagrees = along <= 0.0f;
-                merged += disagrees ? 0.0f : along;
-                divisor += disagrees ? 0.0f : sum.parts[k].weight;
+                elected.add(deltas[k], sum.parts[k].weight);
             }
-            merged = bits_float(float_bits(merged) ^ negative);
-            divisor = divisor == 0.0f ? 1.0f : divisor;
+            elected.end();
+            merged = elected.merged, divisor = elected.divisor;
         }
-        if (sum.normalize) merged /= divisor;
-        store(sum.out, first + i, b + merged * sum.lambda, report);
+        finish(sum, first + i, b, merged, divisor);
+    }
+}
+
+// One model after the other: where a sign is elected, each is read a second time.
+extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum) {
+    u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
+    if (first >= sum.out.count) return;
+    u32 count = min(sum.out.count - first, (u32)GROUP);
+    Group base, model;
+    base.read(sum.base, first, count);
+    float all[GROUP];
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) all[i] = 0.0f;
+#pragma unroll 1
+    for (u32 k = 0; k < sum.models; k++) {
+        model.read(sum.parts[k].address, first, count);
+        float scale = sum.parts[k].scale_now();
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) {
+            if (i >= count) break;
+            Window w = window(sum.parts[k], first + i);
+            note(sum, k, w, model.at(i), base.at(i), first + i);
+            all[i] += delta(sum, k, w, scale, model.at(i), base.at(i), first + i);
+        }
+    }
+    Elected elected[GROUP];
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) elected[i].begin(all[i]);
+#pragma unroll 1
+    for (u32 k = 0; sum.elect && k < sum.models; k++) {
+        model.read(sum.parts[k].address, first, count);
+        float scale = sum.parts[k].scale_now();
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) {
+            if (i >= count) break;
+            Window w = window(sum.parts[k], first + i);
+            elected[i].add(delta(sum, k, w, scale, model.at(i), base.at(i), first + i), sum.parts[k].weight);
+        }
+    }
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) {
+        if (i >= count) break;
+        elected[i].end();
+        float merged = sum.elect ? elected[i].merged : all[i], divisor = sum.elect ? elected[i].divisor : sum.total;
+        finish(sum, first + i, base.at(i), merged, divisor);
     }
 }
 
 // What a cut left open, once it is known: some elements anew.
+#define PATCHED 128
 struct Patch {
     Output out;
-    u32 places[MOST_OPEN];
-    float values[MOST_OPEN];
+    u32 places[PATCHED];
+    float values[PATCHED];
 };
 
 extern "C" __global__ void patch(const Patch patch) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < patch.out.count) store(patch.out, patch.places[i], patch.values[i], 0);
+    if (i < patch.out.count) store(patch.out, patch.places[i], patch.values[i]);
 }
 
 // A sum of whole tensors.
-#define MOST_MIXED 8
 struct Mix {
     Output out;
     u64 models[MOST_MIXED];
@@ -216,14 +315,12 @@ struct Mix {
     float total;
 };
 
-extern "C" __global__ void mix(const Mix mix, Report *report) {
+extern "C" __global__ void mix(const Mix mix) {
     u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
     if (first >= mix.out.count) return;
     u32 count = min(mix.out.count - first, (u32)GROUP);
     float sums[GROUP];
-#pragma unroll
-    for (u32 k = 0; k < MOST_MIXED; k++) {
-        if (k >= mix.count) break;
+    for (u32 k = 0; k < mix.count; k++) {
         Group model;
         model.read(mix.models[k], first, count);
         float weight = mix.weights[k];
@@ -236,7 +333,7 @@ extern "C" __global__ void mix(const Mix mix, Report *report) {
 #pragma unroll
     for (u32 i = 0; i < GROUP; i++) {
         if (i >= count) break;
-        store(mix.out, first + i, mix.divides ? sums[i] / mix.total : sums[i], report);
+        store(mix.out, first + i, mix.divides ? sums[i] / mix.total : sums[i]);
     }
 }
 
@@ -246,21 +343,26 @@ extern "C" __global__ void mix(const Mix mix, Report *report) {
 #define LANES 16
 struct Length {
     u64 base;
+    double *sums;
     Part part;
     u32 count;
-    u32 is_random;
+    u32 is_masked;
 };
 
 __device__ __forceinline__ float element_at(u64 address, u32 i) {
     return widen(PARENT == F32 ? ((const u32 *)address)[i] : ((const u16 *)address)[i], PARENT);
 }
 
-__device__ __forceinline__ double kept_magnitude(const Length &of, u32 i) {
-    u32 magnitude = float_bits(element_at(of.part.address, i) - element_at(of.base, i)) & 0x7fffffffu;
-    return stays(of.part, window(of.part, i), magnitude, i, of.is_random) ? (double)bits_float(magnitude) : 0.0;
+__device__ __forceinline__ u32 magnitude_at(u64 model, u64 base, u32 i) {
+    return float_bits(element_at(model, i) - element_at(base, i)) & 0x7fffffffu;
 }
 
-extern "C" __global__ void length(const Length of, double *sums) {
+__device__ __forceinline__ double kept_magnitude(const Length &of, u32 i) {
+    u32 magnitude = magnitude_at(of.part.address, of.base, i);
+    return stays(of.part, window(of.part, i), magnitude, i, of.is_masked) ? (double)bits_float(magnitude) : 0.0;
+}
+
+extern "C" __global__ void length(const Length of) {
     __shared__ double lanes[256];
     u32 chunk = (blockIdx.x * blockDim.x + threadIdx.x) / LANES, lane = threadIdx.x % LANES;
     u64 start = (u64)chunk * CHUNK;
@@ -273,5 +375,237 @@ extern "C" __global__ void length(const Length of, double *sums) {
     double sum = 0.0, rest = 0.0;
     for (u32 i = 0; i < LANES; i++) sum += lanes[threadIdx.x + i];
     for (u32 i = whole; i < len; i++) rest += kept_magnitude(of, from + i);
-    sums[chunk] = sum + rest;
+    of.sums[chunk] = sum + rest;
+}
+
+// The scale that gives what is kept its length again, as of task_sum.rs: the chunks' sums are added in their order. One block.
+struct Restore {
+    const double *sums;
+    float *scale;
+    double before;
+    u32 count;
+};
+
+extern "C" __global__ void restore(const Restore of) {
+    __shared__ double some[256];
+    double after = 0.0;
+    for (u32 first = 0; first < of.count; first += 256) {
+        u32 count = min(of.count - first, 256u);
+        __syncthreads();
+        if (threadIdx.x < count) some[threadIdx.x] = of.sums[first + threadIdx.x];
+        __syncthreads();
+        for (u32 i = 0; threadIdx.x == 0 && i < count; i++) after += some[i];
+    }
+    if (threadIdx.x == 0) *of.scale = of.before < 1e-7 || after < 1e-7 ? 1.0f : (float)(of.before / after);
+}
+
+// Memory that is made zero, 4 bytes a thread.
+struct Clear {
+    u64 address;
+    u32 words;
+};
+
+extern "C" __global__ void clear(const Clear clear) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < clear.words) ((u32 *)clear.address)[i] = 0;
+}
+
+// Brings words together for the host.
+struct Fetch {
+    u64 address;
+    u32 words;
+};
+
+extern "C" __global__ void fetch(const Fetch fetch, u32 *to) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < fetch.words) to[i] = ((const u32 *)fetch.address)[i];
+}
+
+// DELLA's choice, as of della.rs: a bit among `marks`, which are zero before, for each entry of a task vector that stays. One block of
+// THREADS a row. As there, bins by magnitude say between which ranks an entry lies, which nearly always decides whether its random
+// number is below its rank's threshold; the ranks of the others are counted. Which bins these are makes no difference to the bits.
+#define THREADS 256
+#define BINS 2048
+#define BINS_EACH (BINS / THREADS)
+// The bins end at this multiple of the mean.
+#define MEANS 4.0f
+// Entries whose ranks are counted together, from as many that are looked at; so many of them at a time.
+#define WAITING 1024
+#define AT_A_TIME 4
+
+struct Ranks {
+    u64 base, model, marks, key;
+    double density, epsilon;
+    u32 width;
+    u32 first; // of the rows' elements in the tensor, where they are some of its rows
+    float *factors;
+    u32 *order;
+};
+
+__device__ __forceinline__ double probability_of(const Ranks &of, u32 rank) {
+    double height = of.width > 1 ? (double)rank / (double)(of.width - 1) : 0.5;
+    return of.density - of.epsilon + height * 2.0 * of.epsilon;
+}
+
+__device__ __forceinline__ u64 threshold_of(double probability) {
+    probability = probability < 0.0 ? 0.0 : probability > 1.0 ? 1.0 : probability;
+    return (u64)round(probability * 4294967296.0);
+}
+
+__device__ __forceinline__ u64 threshold_of(const Ranks &of, u32 rank) { return threshold_of(probability_of(of, rank)); }
+
+// No lower one for a larger magnitude, whatever the scale; a NaN is in the last, with all others then.
+__device__ __forceinline__ u32 bin_of(u32 magnitude, float scale) {
+    float place = bits_float(magnitude) * scale;
+    return place < (float)(BINS - 1) ? (u32)place : BINS - 1;
+}
+
+// The bins that are multiplied with: as many as end at MEANS times the mean of the row's magnitudes.
+__device__ __forceinline__ float scale_of(const Ranks &of, u32 start) {
+    __shared__ float sums[THREADS];
+    float own = 0.0f;
+    for (u32 i = threadIdx.x; i < of.width; i += THREADS) own += bits_float(magnitude_at(of.model, of.base, start + i));
+    sums[threadIdx.x] = own;
+    for (u32 half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    __syncthreads();
+    return (float)BINS / (MEANS * (sums[0] / (float)of.width));
+}
+
+// How many entries of a row are in each bin.
+__device__ __forceinline__ void count_bins(const Ranks &of, u32 start, float scale, u32 *bins) {
+    for (u32 bin = threadIdx.x; bin < BINS; bin += THREADS) bins[bin] = 0;
+    __syncthreads();
+    for (u32 i = start + threadIdx.x; i < start + of.width; i += THREADS)
+        atomicAdd(&bins[bin_of(magnitude_at(of.model, of.base, i), scale)], 1u);
+    __syncthreads();
+}
+
+// How many entries are in the bins before this thread's BINS_EACH.
+__device__ __forceinline__ u32 entries_before(const u32 *bins) {
+    __shared__ u32 totals[THREADS];
+    u32 t = threadIdx.x, own = 0;
+    for (u32 i = 0; i < BINS_EACH; i++) own += bins[t * BINS_EACH + i];
+    totals[t] = own;
+    for (u32 step = 1; step < THREADS; step *= 2) {
+        __syncthreads();
+        u32 before = t >= step ? totals[t - step] : 0;
+        __syncthreads();
+        totals[t] += before;
+    }
+    return totals[t] - own;
+}
+
+// Makes of the number of entries in each bin (`low`) what decides about them: a number below `low` surely stays, one above `high`
+// surely goes. A threshold of 2^32 is one less here, which leaves the largest number open.
+__device__ __forceinline__ void bound(const Ranks &of, u32 *low, u32 *high) {
+    u32 t = threadIdx.x, rank = entries_before(low);
+    for (u32 bin = t * BINS_EACH; bin < (t + 1) * BINS_EACH; bin++) {
+        u32 entries = low[bin];
+        if (entries == 0) continue;
+        u64 least = threshold_of(of, rank), most = threshold_of(of, rank + entries - 1);
+        low[bin] = least >> 32 ? 0xffffffffu : (u32)least;
+        high[bin] = most >> 32 ? 0xffffffffu : (u32)most;
+        rank += entries;
+    }
+    __syncthreads();
+}
+
+// Entries whose ranks are wanted.
+struct Waiting {
+    u32 count, indices[WAITING], ranks[WAITING];
+};
+
+// Counts how many come before each of them in their row: those of a smaller magnitude, and equal ones of a lower index.
+__device__ __forceinline__ void settle(const Ranks &of, u32 start, Waiting &waiting) {
+    u32 t = threadIdx.x;
+    __syncthreads();
+    u32 count = waiting.count;
+    for (u32 first = 0; first < count; first += AT_A_TIME) {
+        u32 indices[AT_A_TIME], bits[AT_A_TIME], below[AT_A_TIME];
+#pragma unroll
+        for (u32 k = 0; k < AT_A_TIME; k++) {
+            indices[k] = waiting.indices[min(first + k, count - 1)];
+            bits[k] = magnitude_at(of.model, of.base, indices[k]);
+            below[k] = 0;
+        }
+        for (u32 i = start + t; i < start + of.width; i += THREADS) {
+            u32 magnitude = magnitude_at(of.model, of.base, i);
+#pragma unroll
+            for (u32 k = 0; k < AT_A_TIME; k++) below[k] += magnitude < bits[k] + (i < indices[k]);
+        }
+#pragma unroll
+        for (u32 k = 0; k < AT_A_TIME; k++) {
+            for (u32 lanes = 16; lanes > 0; lanes /= 2) below[k] += __shfl_xor_sync(0xffffffffu, below[k], lanes);
+            if (t % 32 == 0 && first + k < count) atomicAdd(&waiting.ranks[first + k], below[k]);
+        }
+    }
+    __syncthreads();
+    for (u32 k = t; k < count; k += THREADS) {
+        u32 i = waiting.indices[k];
+        if (drawn(of.key, i) < threshold_of(of, waiting.ranks[k])) atomicOr((u32 *)of.marks + i / 32, 1u << i % 32);
+        waiting.ranks[k] = 0;
+    }
+    if (t == 0) waiting.count = 0;
+    __syncthreads();
+}
+
+extern "C" __global__ void rank(const Ranks of) {
+    __shared__ u32 low[BINS], high[BINS];
+    __shared__ Waiting waiting;
+    u32 t = threadIdx.x, start = blockIdx.x * of.width, end = start + of.width;
+    for (u32 k = t; k < WAITING; k += THREADS) waiting.ranks[k] = 0;
+    if (t == 0) waiting.count = 0;
+    float scale = scale_of(of, start);
+    count_bins(of, start, scale, low);
+    bound(of, low, high);
+    // Whole words of marks a warp, whose first and last may be another row's too.
+    for (u32 from = start / 32 * 32, steps = 0; from < end; from += THREADS) {
+        u32 i = from + t;
+        bool surely = false;
+        if (i >= start && i < end) {
+            u32 magnitude = magnitude_at(of.model, of.base, i), bin = bin_of(magnitude, scale), number = drawn(of.key, i);
+            surely = number < low[bin];
+            // Nothing hangs on what becomes of a zero.
+            if (!surely && number <= high[bin] && magnitude > 0) waiting.indices[atomicAdd(&waiting.count, 1u)] = i;
+        }
+        u32 word = __ballot_sync(0xffffffffu, surely);
+        if (t % 32 == 0 && word) atomicOr((u32 *)of.marks + i / 32, word);
+        if (++steps % (WAITING / THREADS) == 0) settle(of, start, waiting);
+    }
+    settle(of, start, waiting);
+}
+
+// For each entry one over its probability where it stays, and 0 where it goes: all ranks are wanted, so entries are sorted into their
+// bins, and each looks at those beside it. One block a row.
+extern "C" __global__ void divide(const Ranks of) {
+    __shared__ u32 ends[BINS], next[BINS];
+    u32 t = threadIdx.x, start = blockIdx.x * of.width, end = start + of.width;
+    float scale = scale_of(of, start);
+    count_bins(of, start, scale, ends);
+    u32 rank = entries_before(ends);
+    for (u32 bin = t * BINS_EACH; bin < (t + 1) * BINS_EACH; bin++) {
+        next[bin] = rank;
+        rank += ends[bin];
+        ends[bin] = rank;
+    }
+    __syncthreads();
+    for (u32 i = start + t; i < end; i += THREADS) {
+        u32 bin = bin_of(magnitude_at(of.model, of.base, i), scale);
+        of.order[start + atomicAdd(&next[bin], 1u)] = i;
+    }
+    __syncthreads();
+    for (u32 i = start + t; i < end; i += THREADS) {
+        u32 magnitude = magnitude_at(of.model, of.base, i), bin = bin_of(magnitude, scale);
+        u32 first = bin > 0 ? ends[bin - 1] : 0, rank = first;
+        // Nothing hangs on what becomes of a zero.
+        for (u32 k = first; magnitude > 0 && k < ends[bin]; k++) {
+            u32 other = of.order[start + k];
+            rank += magnitude_at(of.model, of.base, other) < magnitude + (other < i);
+        }
+        double probability = probability_of(of, rank);
+        of.factors[i] = drawn(of.key, of.first + i) < threshold_of(probability) ? (float)(1.0 / probability) : 0.0f;
+    }
 }

@@ -2,21 +2,23 @@
 //!
 //! The device gets the numbers of one tensor's merge and does to each element what the CPU does, in `device.cu`: the bits are the
 //! same. An [`Index`](super::magnitude::Index) leaves a few entries of a cut open; the device reports them, the host makes the cut
-//! exact and has their elements written anew. What the kernels are not made for is the host's to merge.
+//! exact and has their elements written anew. Nothing here waits: the [`Reports`] of many tensors are read at once. What the kernels are
+//! not made for is the host's to merge.
 
 use std::cmp::Reverse;
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    breadcrumbs, linear,
+    breadcrumbs, della, linear,
     magnitude::{Bracket, Cut, Place},
     operation::Operation,
     parents::Parents,
     plan::OutputTensor,
     random::{Key, threshold},
+    reports::{Report, Reports, Slot},
     slerp,
-    task_sum::{self, Keep, Pass, TaskSum, Term, Trim},
+    task_sum::{self, Keep, Pass, Rescale, TaskSum, Term, Trim},
     ties,
     view::{CHUNK, all_finite, isa},
 };
@@ -25,7 +27,9 @@ use crate::recipe::DType;
 /// The kernels, in CUDA C, for parents of one type and weights of one: see [`kernel_options`].
 pub const KERNELS: &str = include_str!("device.cu");
 /// Their names.
-pub const KERNEL_NAMES: [&str; 4] = ["sum", "patch", "length", "mix"];
+pub const KERNEL_NAMES: [&str; 10] = [
+    "sum", "sum_many", "patch", "length", "restore", "mix", "clear", "fetch", "rank", "divide",
+];
 
 /// What NVRTC is told, besides the architecture.
 pub fn kernel_options(parents: DType, weights: DType) -> Vec<String> {
@@ -47,10 +51,24 @@ pub trait Device {
     /// # Errors
     /// Whatever the device refuses.
     fn hold(&mut self, tensors: &[ParentTensor<'_>]) -> Result<Option<Vec<u64>>, Self::Error>;
+    /// Where so many bytes lie that kernels leave each other or report, at a multiple of 16. Those of another use are others; for the same
+    /// one the next call may give the same again. `None`: it has no room for them.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    fn scratch(&mut self, use_of_it: &str, bytes: usize) -> Result<Option<u64>, Self::Error>;
+    /// Bytes of the reports that are read at once.
+    fn report_bytes(&self) -> usize {
+        1 << 20
+    }
+    /// Bytes that kernels leave each other at a time, where they can do with fewer than for a whole tensor.
+    fn scratch_bytes(&self) -> usize {
+        128 << 20
+    }
     /// Where an output's elements are to be written, in their order. `None`: nowhere as they are.
     fn place(&mut self, output: &str) -> Option<u64>;
-    /// Runs a kernel, made for parents of this type, on at least so many threads, in blocks of 256. `job` is its first argument; the
-    /// second is where `report` lies, which is zero before and comes back.
+    /// Has a kernel run after those before it, made for parents of this type, on at least so many threads, in blocks of 256. `job` is its
+    /// first argument; the second is where `report` lies, which is zero before and comes back. Waits for that where it is not empty.
     ///
     /// # Errors
     /// Whatever the device refuses.
@@ -80,56 +98,101 @@ pub struct ParentTensor<'a> {
 /// As in `device.cu`.
 const GROUP: usize = 8;
 const MOST: usize = 4;
-const MOST_MIXED: usize = 8;
-const MOST_OPEN: usize = 128;
+const MOST_MANY: usize = 32;
+const MOST_MIXED: usize = 32;
+const PATCHED: usize = 128;
 const LANES: usize = 16;
+const THREADS: usize = 256;
 
-/// Merges one tensor on a device; false where it is the host's to merge, or to say why it cannot be.
-pub(crate) fn merge<D: Device>(
-    operation: &Operation,
-    parents: &Parents<'_>,
-    tensors: &[ParentTensor<'_>],
-    (output, address): (&OutputTensor, u64),
-    device: &mut D,
-) -> Result<bool, D::Error> {
-    let dtype = tensors[0].dtype;
-    // Kernels count in 32 bits.
-    let is_small = parents.len() <= 1 << 31;
-    if !is_small || !is_covered(operation, parents) || tensors.iter().any(|tensor| tensor.dtype != dtype) {
-        return Ok(false);
+/// What became of a tensor's kernels.
+pub(crate) enum Start {
+    Launched(Launched),
+    /// It is the host's to merge, or to say why it cannot be.
+    Host,
+    /// Reports are to be read first.
+    Full,
+}
+
+/// A tensor whose kernels are on their way, and where they report.
+pub(crate) struct Launched {
+    step: Step,
+    slot: Slot,
+}
+
+enum Step {
+    Mix,
+    /// What is open is looked for: what is kept must be known exactly before its length is.
+    Opens(Vec<Trimmed>),
+    /// With the scales where the host knows all of them.
+    Sum(Vec<Trimmed>, Option<Vec<f32>>),
+}
+
+/// What a report says of a tensor.
+pub(crate) enum Outcome {
+    Done,
+    Host,
+    /// To be started again, with exact cuts.
+    Again(Vec<Trimmed>),
+    /// Elements that were open are to be written anew.
+    Patch(Patched),
+}
+
+/// What is written anew.
+pub(crate) struct Patched {
+    trims: Vec<Trimmed>,
+    scales: Vec<f32>,
+    places: Vec<u32>,
+}
+
+impl Launched {
+    /// `reports` are what [`Reports::read`] gave.
+    pub fn outcome(self, reports: &[u32]) -> Outcome {
+        let report = Report::of(reports, self.slot);
+        let is_complete = report.is_complete;
+        match self.step {
+            Step::Opens(mut trims) if is_complete => {
+                close(&mut trims, &report);
+                Outcome::Again(trims)
+            }
+            Step::Mix | Step::Sum(..) if report.is_finite && report.open.is_empty() => Outcome::Done,
+            Step::Sum(mut trims, Some(scales)) if report.is_finite && is_complete => {
+                close(&mut trims, &report);
+                Outcome::Patch(Patched {
+                    trims,
+                    scales,
+                    places: report.open.iter().map(|[_, index, _]| *index).collect(),
+                })
+            }
+            _ => Outcome::Host,
+        }
     }
-    let Some(addresses) = device.hold(tensors)? else {
-        return Ok(false);
-    };
-    let site = Site {
-        parents,
-        addresses,
-        dtype,
-        out: Output {
-            address,
-            count: parents.len() as u32,
-            dtype: number(output.dtype),
-        },
-        rounded: output.dtype,
-    };
-    match Work::of(operation, parents) {
-        Some(Work::Mix(mix)) => site.mix(&mix, device),
-        Some(Work::Sum(sum, trims)) => site.sum(sum, trims, device),
-        None => Ok(false),
+}
+
+/// Makes all cuts exact.
+fn close(trims: &mut [Trimmed], report: &Report) {
+    for (model, trim) in trims.iter_mut().enumerate() {
+        let of_model = report.open.iter().filter(|[part, ..]| *part as usize == model);
+        let places: Vec<Place> = of_model
+            .map(|[_, index, bits]| (Reverse(*bits), *index as usize))
+            .collect();
+        trim.close(&places);
     }
 }
 
 /// Whether the kernels are made for it.
 fn is_covered(operation: &Operation, parents: &Parents<'_>) -> bool {
-    let is_ranked = |term: &Term| matches!(term.trim, Trim::Ranked { density, .. } if density < 1.0);
     match operation {
         Operation::Linear { weights, .. } => weights.len() <= MOST_MIXED,
         Operation::Slerp { .. } => true,
-        Operation::TaskSum(sum) => {
-            parents.base.is_some() && (1..=MOST).contains(&sum.terms.len()) && !sum.terms.iter().any(is_ranked)
-        }
+        Operation::TaskSum(sum) => parents.base.is_some() && (1..=MOST_MANY).contains(&sum.terms.len()),
         _ => false,
     }
+}
+
+/// Whether each entry that stays is divided by a probability of its own, which takes all ranks.
+fn has_factors(sum: &TaskSum) -> bool {
+    let is_ranked = |term: &Term| matches!(term.trim, Trim::Ranked { density, .. } if density > 0.0 && density < 1.0);
+    sum.rescale == Rescale::Expectation && sum.terms.iter().any(is_ranked)
 }
 
 /// What the kernels do, in numbers.
@@ -147,7 +210,7 @@ struct Mixed {
 
 impl<'a> Work<'a> {
     /// `None`: weights that cancel out, or an index that cannot be kept.
-    fn of(operation: &'a Operation, parents: &Parents<'_>) -> Option<Self> {
+    fn of(operation: &'a Operation, parents: &Parents<'_>, exact: Option<Vec<Trimmed>>) -> Option<Self> {
         match operation {
             Operation::Linear { weights, normalize } => Some(Work::Mix(Mixed {
                 weights: weights.clone(),
@@ -163,6 +226,9 @@ impl<'a> Work<'a> {
                 from_zero: false,
             })),
             Operation::TaskSum(sum) => {
+                if let Some(trims) = exact {
+                    return Some(Work::Sum(sum, trims));
+                }
                 let models = parents.models();
                 let trims = models
                     .iter()
@@ -175,15 +241,48 @@ impl<'a> Work<'a> {
     }
 }
 
+impl Work<'_> {
+    fn most_open(&self) -> usize {
+        match self {
+            Work::Mix(_) => 0,
+            Work::Sum(_, trims) => trims.iter().map(Trimmed::most_open).sum(),
+        }
+    }
+}
+
 /// Which entries of one task vector stay: those inside `outer` and outside `inner` that a random number lets stay.
-struct Trimmed {
+#[derive(Clone)]
+pub(crate) struct Trimmed {
     outer: Bracket,
     inner: Bracket,
-    mask: Option<(Key, u64)>,
+    mask: Option<Mask>,
+}
+
+/// Whose random numbers let an entry stay.
+#[derive(Clone, Copy)]
+enum Mask {
+    /// Below a threshold (DARE).
+    Random { key: Key, threshold: u64 },
+    /// Below that of the entry's rank in its row (DELLA), which the device notes.
+    Ranked {
+        key: Key,
+        density: f64,
+        epsilon: f64,
+        noted: Noted,
+    },
+}
+
+/// Where the device notes which entries stay, once it has decided.
+#[derive(Clone, Copy)]
+enum Noted {
+    /// A bit for each.
+    Marks(u64),
+    /// One over its probability, or 0.
+    Factors(u64),
 }
 
 impl Trimmed {
-    /// `None` where no index can be kept, or it takes more than cuts and random numbers.
+    /// `None` where no index can be kept, or a probability is none.
     fn of(parents: &Parents<'_>, k: usize, term: &Term) -> Option<Self> {
         let whole = Trimmed {
             outer: Bracket::exact(Cut::Everything),
@@ -214,12 +313,38 @@ impl Trimmed {
                 }
             }
             Trim::Random { density, key } => Trimmed {
-                mask: Some((Key(key), threshold(density))),
+                mask: Some(Mask::Random {
+                    key: Key(key),
+                    threshold: threshold(density),
+                }),
                 ..whole
             },
-            // Its entries are ranked by row.
-            Trim::Ranked { .. } => return None,
+            Trim::Ranked { density, .. } if density <= 0.0 => Trimmed {
+                outer: Bracket::exact(Cut::Nothing),
+                ..whole
+            },
+            Trim::Ranked { density, epsilon, key } => {
+                della::check(density, epsilon).ok()?;
+                Trimmed {
+                    mask: Some(Mask::Ranked {
+                        key: Key(key),
+                        density,
+                        epsilon,
+                        noted: Noted::Marks(0),
+                    }),
+                    ..whole
+                }
+            }
         })
+    }
+
+    /// Entries that may be open.
+    fn most_open(&self) -> usize {
+        self.outer.most_open() + self.inner.most_open()
+    }
+
+    fn is_ranked(&self) -> bool {
+        matches!(self.mask, Some(Mask::Ranked { .. }))
     }
 
     fn is_exact(&self) -> bool {
@@ -238,26 +363,44 @@ impl Trimmed {
         }
     }
 
-    /// The same for the host, once it is exact.
-    fn keep(&self) -> Keep {
-        match (self.mask, self.inner.sure) {
-            (Some((key, threshold)), _) => Keep::Random { key, threshold },
+    /// The same for the host, once it is exact; `None`: the host has not ranked its entries.
+    fn keep(&self) -> Option<Keep> {
+        Some(match (self.mask, self.inner.sure) {
+            (Some(Mask::Random { key, threshold }), _) => Keep::Random { key, threshold },
+            (Some(Mask::Ranked { .. }), _) => return None,
             (None, Cut::Nothing) => Keep::Cut(self.outer.sure),
             (None, inner) => Keep::Band {
                 outer: self.outer.sure,
                 inner,
             },
-        }
+        })
     }
 
-    fn part(&self, address: u64, scale: f32, weight: f32) -> Part {
-        let (Key(key), threshold) = self.mask.unwrap_or((Key(0), 1 << 32));
+    fn part(&self, address: u64, scale: Scale, weight: f32) -> Part {
+        let (scale, scale_at) = match scale {
+            Scale::Known(scale) => (scale, 0),
+            Scale::At(address) => (1.0, address),
+        };
+        let (Key(key), threshold) = match self.mask {
+            Some(Mask::Random { key, threshold }) => (key, threshold),
+            Some(Mask::Ranked { .. }) | None => (Key(0), 1 << 32),
+        };
+        let (marks, factors) = match self.mask {
+            Some(Mask::Ranked { noted, .. }) => match noted {
+                Noted::Marks(marks) => (marks, 0),
+                Noted::Factors(factors) => (0, factors),
+            },
+            _ => (0, 0),
+        };
         Part {
             address,
             key,
             threshold,
+            marks,
+            factors,
             outer: self.outer.into(),
             inner: self.inner.into(),
+            scale_at,
             scale,
             weight,
         }
@@ -265,7 +408,8 @@ impl Trimmed {
 }
 
 /// The tensor that is merged, and where all of it lies.
-struct Site<'a> {
+pub(crate) struct Site<'a> {
+    operation: &'a Operation,
     parents: &'a Parents<'a>,
     addresses: Vec<u64>,
     dtype: DType,
@@ -274,10 +418,75 @@ struct Site<'a> {
     rounded: DType,
 }
 
-impl Site<'_> {
-    fn mix<D: Device>(&self, mixed: &Mixed, device: &mut D) -> Result<bool, D::Error> {
+impl<'a> Site<'a> {
+    /// `None`: the kernels are not made for it, or the device has no room.
+    pub fn new<D: Device>(
+        operation: &'a Operation,
+        parents: &'a Parents<'a>,
+        tensors: &[ParentTensor<'_>],
+        (output, address): (&OutputTensor, u64),
+        device: &mut D,
+    ) -> Result<Option<Self>, D::Error> {
+        let dtype = tensors[0].dtype;
+        // Kernels count in 32 bits.
+        let is_small = parents.len() <= 1 << 31;
+        if !is_small || !is_covered(operation, parents) || tensors.iter().any(|tensor| tensor.dtype != dtype) {
+            return Ok(None);
+        }
+        Ok(device.hold(tensors)?.map(|addresses| Site {
+            operation,
+            parents,
+            addresses,
+            dtype,
+            out: Output {
+                address,
+                report: 0,
+                count: parents.len() as u32,
+                dtype: number(output.dtype),
+                first: 0,
+                padding: 0,
+            },
+            rounded: output.dtype,
+        }))
+    }
+
+    /// Launches the kernels that merge it, or look for what is open; `exact` are its trims where these are known.
+    pub fn start<D: Device>(
+        &self,
+        exact: Option<Vec<Trimmed>>,
+        reports: &mut Option<Reports>,
+        device: &mut D,
+    ) -> Result<Start, D::Error> {
+        let Some(work) = Work::of(self.operation, self.parents, exact) else {
+            return Ok(Start::Host);
+        };
+        let is_first = reports.is_none();
+        if is_first {
+            *reports = Reports::new(self.dtype, device)?;
+        }
+        let Some(slot) = (match reports {
+            Some(reports) => reports.take(work.most_open()),
+            None => return Ok(Start::Host),
+        }) else {
+            return Ok(if is_first { Start::Host } else { Start::Full });
+        };
+        let out = Output {
+            report: slot.address,
+            ..self.out
+        };
+        let step = match work {
+            Work::Mix(mixed) => self.mix(out, &mixed, device)?,
+            Work::Sum(sum, trims) => match self.sum(out, sum, trims, device)? {
+                Some(step) => step,
+                None => return Ok(Start::Host),
+            },
+        };
+        Ok(Start::Launched(Launched { step, slot }))
+    }
+
+    fn mix<D: Device>(&self, out: Output, mixed: &Mixed, device: &mut D) -> Result<Step, D::Error> {
         let mut mix = Mix {
-            out: self.out,
+            out,
             count: mixed.weights.len() as u32,
             from_zero: u32::from(mixed.from_zero),
             divides: u32::from(mixed.total.is_some()),
@@ -286,92 +495,247 @@ impl Site<'_> {
         };
         mix.models[..self.addresses.len()].copy_from_slice(&self.addresses);
         mix.weights[..mixed.weights.len()].copy_from_slice(&mixed.weights);
-        Ok(self.launch("mix", &mix, device)?.is_finite())
+        self.run("mix", self.groups(), &mix, device)?;
+        Ok(Step::Mix)
     }
 
-    fn sum<D: Device>(&self, sum: &TaskSum, mut trims: Vec<Trimmed>, device: &mut D) -> Result<bool, D::Error> {
+    /// `None`: the device has no room for what the kernels leave each other.
+    fn sum<D: Device>(
+        &self,
+        out: Output,
+        sum: &TaskSum,
+        mut trims: Vec<Trimmed>,
+        device: &mut D,
+    ) -> Result<Option<Step>, D::Error> {
         let known = |term: &Term| task_sum::known_scale(term, sum.rescale);
-        let mut scales: Vec<Option<f32>> = sum.terms.iter().map(known).collect();
-        if scales.contains(&None) {
-            // What is kept must be known exactly before its length is.
-            if !trims.iter().all(Trimmed::is_exact) {
-                let ones = vec![1.0; trims.len()];
-                let report = self.launch("sum", &self.job(sum, &trims, &ones), device)?;
-                if !report.is_complete() {
-                    return Ok(false);
-                }
-                report.close(&mut trims);
-            }
-            let models = self.parents.models();
-            for ((scale, trim), k) in scales.iter_mut().zip(&trims).zip(models) {
-                if scale.is_none() {
-                    let kept = self.length(trim, k, device)?;
-                    *scale = Some(task_sum::restoring_scale(self.parents.l1(k), kept));
-                }
-            }
+        let scales: Option<Vec<f32>> = sum.terms.iter().map(known).collect();
+        if let Some(scales) = &scales
+            && !trims.iter().any(Trimmed::is_ranked)
+        {
+            let scales: Vec<Scale> = scales.iter().map(|scale| Scale::Known(*scale)).collect();
+            self.launch_sum(out, sum, &trims, &scales, device)?;
+        } else if !trims.iter().all(Trimmed::is_exact) {
+            let ones: Vec<Scale> = trims.iter().map(|_| Scale::Known(1.0)).collect();
+            self.launch_sum(out, sum, &trims, &ones, device)?;
+            return Ok(Some(Step::Opens(trims)));
+        } else if has_factors(sum) {
+            return self.divided(out, sum, trims, device);
+        } else {
+            let of = Between::new(self.parents.len(), &trims, sum);
+            let Some(start) = device.scratch("between kernels", of.bytes())? else {
+                return Ok(None);
+            };
+            self.rank(&of, start, &mut trims, device)?;
+            let scales = self.scales(&of, start, sum, &trims, device)?;
+            self.launch_sum(out, sum, &trims, &scales, device)?;
         }
-        let scales: Vec<f32> = scales.into_iter().flatten().collect();
-        let report = self.launch("sum", &self.job(sum, &trims, &scales), device)?;
-        if !report.is_finite() || !report.is_complete() {
-            return Ok(false);
-        }
-        if report.found == 0 {
-            return Ok(true);
-        }
-        report.close(&mut trims);
-        self.patch(sum, &trims, scales, report.places(), device)
+        Ok(Some(Step::Sum(trims, scales)))
     }
 
-    fn job(&self, sum: &TaskSum, trims: &[Trimmed], scales: &[f32]) -> Sum {
+    fn launch_sum<D: Device>(
+        &self,
+        out: Output,
+        sum: &TaskSum,
+        trims: &[Trimmed],
+        scales: &[Scale],
+        device: &mut D,
+    ) -> Result<(), D::Error> {
         let models = self.parents.models();
-        let mut parts = [Part::zeroed(); MOST];
-        for (i, part) in parts.iter_mut().enumerate().take(models.len()) {
-            *part = trims[i].part(self.addresses[models[i]], scales[i], sum.terms[i].weight);
-        }
-        Sum {
-            out: self.out,
+        let head = Sum {
+            out,
             base: self.base(),
-            parts,
             models: models.len() as u32,
             elect: u32::from(sum.elect),
             normalize: u32::from(sum.normalize),
             total: task_sum::total(sum),
             lambda: sum.lambda,
-            is_random: u32::from(trims.iter().any(|trim| trim.mask.is_some())),
+            is_masked: u32::from(trims.iter().any(|trim| trim.mask.is_some())),
+            room: trims.iter().map(Trimmed::most_open).sum::<usize>() as u32,
+            padding: 0,
+        };
+        let (kernel, parts) = match models.len() <= MOST {
+            true => ("sum", MOST),
+            false => ("sum_many", MOST_MANY),
+        };
+        let mut job = bytemuck::bytes_of(&head).to_vec();
+        for (i, k) in models.iter().enumerate() {
+            let part = trims[i].part(self.addresses[*k], scales[i], sum.terms[i].weight);
+            job.extend_from_slice(bytemuck::bytes_of(&part));
         }
+        job.resize(size_of::<Sum>() + parts * size_of::<Part>(), 0);
+        device.run(kernel, self.dtype, self.groups(), &job, &mut [])
+    }
+
+    /// Threads of a kernel that has one for each group of elements.
+    fn groups(&self) -> usize {
+        (self.out.count as usize).div_ceil(GROUP)
+    }
+
+    fn run<D: Device>(&self, kernel: &str, threads: usize, job: &impl Pod, device: &mut D) -> Result<(), D::Error> {
+        device.run(kernel, self.dtype, threads, bytemuck::bytes_of(job), &mut [])
     }
 
     fn base(&self) -> u64 {
         self.parents.base.map_or(0, |base| self.addresses[base])
     }
 
-    /// ‖kept τ‖₁ of one model, as the host adds it up.
-    fn length<D: Device>(&self, trim: &Trimmed, k: usize, device: &mut D) -> Result<f64, D::Error> {
-        let job = Length {
-            base: self.base(),
-            part: trim.part(self.addresses[k], 1.0, 1.0),
-            count: self.out.count,
-            is_random: u32::from(trim.mask.is_some()),
+    /// Has the device note which entries stay by their ranks.
+    fn rank<D: Device>(&self, of: &Between, start: u64, trims: &mut [Trimmed], device: &mut D) -> Result<(), D::Error> {
+        let words = of.marks_bytes / 4 * of.ranked;
+        self.run("clear", words, &Clear::new(start, words), device)?;
+        let (rows, width) = self.parents.rows();
+        let mut addresses = (start..).step_by(of.marks_bytes);
+        for (trim, k) in trims.iter_mut().zip(self.parents.models()) {
+            if let Some(Mask::Ranked {
+                key: Key(key),
+                density,
+                epsilon,
+                noted,
+            }) = &mut trim.mask
+            {
+                let marks = addresses.next().unwrap_or(start);
+                *noted = Noted::Marks(marks);
+                let ranks = Ranks {
+                    base: self.base(),
+                    model: self.addresses[k],
+                    marks,
+                    key: *key,
+                    density: *density,
+                    epsilon: *epsilon,
+                    width: width as u32,
+                    ..Ranks::zeroed()
+                };
+                self.run("rank", rows * THREADS, &ranks, device)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where what stays is divided by its probability: as many rows at a time as there is room for factors of; false: for none.
+    fn divided<D: Device>(
+        &self,
+        out: Output,
+        sum: &TaskSum,
+        mut trims: Vec<Trimmed>,
+        device: &mut D,
+    ) -> Result<Option<Step>, D::Error> {
+        let (rows, width) = self.parents.rows();
+        // An order, and factors of each model.
+        let numbers = 1 + trims.iter().filter(|trim| trim.is_ranked()).count();
+        let at_once = match device.scratch_bytes() / (4 * width * numbers) {
+            enough if enough >= rows => rows,
+            // Eight of them begin at a multiple of 16 bytes, whatever their width.
+            some => some.max(1).next_multiple_of(8),
         };
-        let mut sums = vec![0.0f64; self.parents.len().div_ceil(CHUNK)];
-        let (threads, sums_bytes) = (sums.len() * LANES, bytemuck::cast_slice_mut(&mut sums));
-        device.run("length", self.dtype, threads, bytemuck::bytes_of(&job), sums_bytes)?;
-        Ok(sums.iter().sum())
+        let bytes = 4 * width * at_once;
+        let Some(order) = device.scratch("between kernels", bytes * numbers)? else {
+            return Ok(None);
+        };
+        for first in (0..rows).step_by(at_once) {
+            let some = self.some_rows(out, first * width, (rows - first).min(at_once) * width);
+            let mut addresses = (order..).step_by(bytes).skip(1);
+            for (trim, k) in trims.iter_mut().zip(self.parents.models()) {
+                if let Some(Mask::Ranked {
+                    key: Key(key),
+                    density,
+                    epsilon,
+                    noted,
+                }) = &mut trim.mask
+                {
+                    let factors = addresses.next().unwrap_or(order);
+                    *noted = Noted::Factors(factors);
+                    let ranks = Ranks {
+                        base: some.base(),
+                        model: some.addresses[k],
+                        key: *key,
+                        density: *density,
+                        epsilon: *epsilon,
+                        width: width as u32,
+                        first: some.out.first,
+                        factors,
+                        order,
+                        ..Ranks::zeroed()
+                    };
+                    self.run("divide", some.out.count as usize / width * THREADS, &ranks, device)?;
+                }
+            }
+            let ones: Vec<Scale> = trims.iter().map(|_| Scale::Known(1.0)).collect();
+            some.launch_sum(some.out, sum, &trims, &ones, device)?;
+        }
+        Ok(Some(Step::Sum(trims, None)))
+    }
+
+    /// Some of the tensor's elements.
+    fn some_rows(&self, out: Output, first: usize, count: usize) -> Site<'a> {
+        let offset = (first * self.dtype.size_bytes()) as u64;
+        Site {
+            addresses: self.addresses.iter().map(|address| address + offset).collect(),
+            out: Output {
+                first: first as u32,
+                count: count as u32,
+                ..out
+            },
+            ..*self
+        }
+    }
+
+    /// Of each model; where it gives ‖kept τ‖₁ its ‖τ‖₁ again, the device finds it.
+    fn scales<D: Device>(
+        &self,
+        of: &Between,
+        start: u64,
+        sum: &TaskSum,
+        trims: &[Trimmed],
+        device: &mut D,
+    ) -> Result<Vec<Scale>, D::Error> {
+        let first = start + (of.marks_bytes * of.ranked) as u64;
+        let mut addresses = (first..).step_by(of.sums_bytes + SCALE_BYTES);
+        let (mut scales, chunks) = (Vec::new(), self.parents.len().div_ceil(CHUNK));
+        for ((term, trim), k) in sum.terms.iter().zip(trims).zip(self.parents.models()) {
+            if let Some(scale) = task_sum::known_scale(term, sum.rescale) {
+                scales.push(Scale::Known(scale));
+                continue;
+            }
+            let scale = addresses.next().unwrap_or(first);
+            let length = Length {
+                base: self.base(),
+                sums: scale + SCALE_BYTES as u64,
+                part: trim.part(self.addresses[k], Scale::Known(1.0), 1.0),
+                count: self.out.count,
+                is_masked: u32::from(trim.mask.is_some()),
+            };
+            self.run("length", chunks * LANES, &length, device)?;
+            let restore = Restore {
+                sums: length.sums,
+                scale,
+                before: self.parents.l1(k),
+                count: chunks as u32,
+                padding: 0,
+            };
+            self.run("restore", 1, &restore, device)?;
+            scales.push(Scale::At(scale));
+        }
+        Ok(scales)
     }
 
     /// Writes the elements at some places anew, now that the cuts are exact.
-    fn patch<D: Device>(
+    /// False: not all of them are finite.
+    pub fn patch<D: Device>(
         &self,
-        sum: &TaskSum,
-        trims: &[Trimmed],
-        scales: Vec<f32>,
-        mut places: Vec<u32>,
+        Patched {
+            trims,
+            scales,
+            mut places,
+        }: Patched,
         device: &mut D,
     ) -> Result<bool, D::Error> {
+        let Operation::TaskSum(sum) = self.operation else {
+            return Ok(false);
+        };
         places.sort_unstable();
         places.dedup();
-        let keeps = trims.iter().map(Trimmed::keep).collect();
-        let Some(pass) = Pass::exact(self.parents, sum, keeps, scales) else {
+        let keeps = trims.iter().map(Trimmed::keep).collect::<Option<_>>();
+        let Some(pass) = keeps.and_then(|keeps| Pass::exact(self.parents, sum, keeps, scales)) else {
             return Ok(false);
         };
         let mut values = Vec::with_capacity(places.len());
@@ -382,26 +746,55 @@ impl Site<'_> {
             values.push(value[0]);
         });
         self.rounded.round_with(isa(), &mut values);
-        let mut patch = Patch {
-            out: Output {
-                count: places.len() as u32,
-                ..self.out
-            },
-            ..Patch::zeroed()
-        };
-        patch.places[..places.len()].copy_from_slice(&places);
-        patch.values[..values.len()].copy_from_slice(&values);
-        device.run("patch", self.dtype, places.len(), bytemuck::bytes_of(&patch), &mut [])?;
+        for (places, values) in places.chunks(PATCHED).zip(values.chunks(PATCHED)) {
+            let mut patch = Patch {
+                out: Output {
+                    count: places.len() as u32,
+                    ..self.out
+                },
+                ..Patch::zeroed()
+            };
+            patch.places[..places.len()].copy_from_slice(places);
+            patch.values[..values.len()].copy_from_slice(values);
+            self.run("patch", places.len(), &patch, device)?;
+        }
         Ok(all_finite(&values))
     }
+}
 
-    fn launch<D: Device>(&self, kernel: &str, job: &impl Pod, device: &mut D) -> Result<Report, D::Error> {
-        let mut report = Report::zeroed();
-        let threads = self.parents.len().div_ceil(GROUP);
-        let (job, bytes) = (bytemuck::bytes_of(job), bytemuck::bytes_of_mut(&mut report));
-        device.run(kernel, self.dtype, threads, job, bytes)?;
-        Ok(report)
+/// What the kernels of one sum leave each other, in bytes: marks of each ranked model, then a scale with sums of each that is restored.
+struct Between {
+    ranked: usize,
+    restored: usize,
+    /// A bit for each entry.
+    marks_bytes: usize,
+    /// A sum for each chunk.
+    sums_bytes: usize,
+}
+
+const SCALE_BYTES: usize = 16;
+
+impl Between {
+    fn new(len: usize, trims: &[Trimmed], sum: &TaskSum) -> Self {
+        let is_restored = |term: &&Term| task_sum::known_scale(term, sum.rescale).is_none();
+        Between {
+            ranked: trims.iter().filter(|trim| trim.is_ranked()).count(),
+            restored: sum.terms.iter().filter(is_restored).count(),
+            marks_bytes: len.div_ceil(128) * 16,
+            sums_bytes: len.div_ceil(CHUNK).next_multiple_of(2) * 8,
+        }
     }
+
+    fn bytes(&self) -> usize {
+        self.ranked * self.marks_bytes + self.restored * (SCALE_BYTES + self.sums_bytes)
+    }
+}
+
+/// What a model's kept entries are multiplied with: a number, or what the device will have found by then.
+#[derive(Clone, Copy)]
+enum Scale {
+    Known(f32),
+    At(u64),
 }
 
 /// What stands for a type in `device.cu`.
@@ -419,8 +812,11 @@ fn number(dtype: DType) -> u32 {
 #[repr(C)]
 struct Output {
     address: u64,
+    report: u64,
     count: u32,
     dtype: u32,
+    first: u32,
+    padding: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -451,24 +847,29 @@ struct Part {
     address: u64,
     key: u64,
     threshold: u64,
+    marks: u64,
+    factors: u64,
     outer: Brackets,
     inner: Brackets,
+    scale_at: u64,
     scale: f32,
     weight: f32,
 }
 
+/// Its parts follow.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Sum {
     out: Output,
     base: u64,
-    parts: [Part; MOST],
     models: u32,
     elect: u32,
     normalize: u32,
     total: f32,
     lambda: f32,
-    is_random: u32,
+    is_masked: u32,
+    room: u32,
+    padding: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -487,54 +888,60 @@ struct Mix {
 #[repr(C)]
 struct Length {
     base: u64,
+    sums: u64,
     part: Part,
     count: u32,
-    is_random: u32,
+    is_masked: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Restore {
+    sums: u64,
+    scale: u64,
+    before: f64,
+    count: u32,
+    padding: u32,
+}
+
+/// Also that of `fetch`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Clear {
+    address: u64,
+    words: u32,
+    padding: u32,
+}
+
+impl Clear {
+    pub fn new(address: u64, words: usize) -> Self {
+        Clear {
+            address,
+            words: words as u32,
+            padding: 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Ranks {
+    base: u64,
+    model: u64,
+    marks: u64,
+    key: u64,
+    density: f64,
+    epsilon: f64,
+    width: u32,
+    first: u32,
+    factors: u64,
+    order: u64,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Patch {
     out: Output,
-    places: [u32; MOST_OPEN],
-    values: [f32; MOST_OPEN],
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Report {
-    found: u32,
-    not_finite: u32,
-    /// Model, index and magnitude.
-    open: [[u32; 3]; MOST_OPEN],
-}
-
-impl Report {
-    /// Whether there was room for all open entries.
-    fn is_complete(&self) -> bool {
-        self.found as usize <= MOST_OPEN
-    }
-
-    fn is_finite(&self) -> bool {
-        self.not_finite == 0
-    }
-
-    fn open(&self) -> &[[u32; 3]] {
-        &self.open[..MOST_OPEN.min(self.found as usize)]
-    }
-
-    fn places(&self) -> Vec<u32> {
-        self.open().iter().map(|[_, index, _]| *index).collect()
-    }
-
-    /// Makes all cuts exact.
-    fn close(&self, trims: &mut [Trimmed]) {
-        for (model, trim) in trims.iter_mut().enumerate() {
-            let of_model = self.open().iter().filter(|[part, ..]| *part as usize == model);
-            let places: Vec<Place> = of_model
-                .map(|[_, index, bits]| (Reverse(*bits), *index as usize))
-                .collect();
-            trim.close(&places);
-        }
-    }
+    places: [u32; PATCHED],
+    values: [f32; PATCHED],
 }

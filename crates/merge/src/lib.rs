@@ -105,6 +105,7 @@ mod random;
 mod rebasin;
 pub mod recipe;
 mod regmean;
+mod reports;
 mod resident;
 mod sce;
 mod slerp;

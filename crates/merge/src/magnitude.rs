@@ -421,6 +421,11 @@ impl Bracket {
         self.missing == 0
     }
 
+    /// Entries that may be open.
+    pub fn most_open(&self) -> usize {
+        if self.is_exact() { 0 } else { STEP }
+    }
+
     /// The bits of the magnitudes that are open at `index`, as a range.
     pub fn open_bits(&self, index: usize) -> (u32, u32) {
         (self.maybe.least(index), self.sure.least(index))

@@ -2,14 +2,16 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, OnceLock},
 };
 
 use serde_json::Value;
 
 use super::{
-    ChildTokenizer, Device, Error, Knob, ParentTensor, TensorSource, Vocabulary, anatomy, device, kept, opcm,
+    ChildTokenizer, Device, Error, Knob, ParentTensor, TensorSource, Vocabulary, anatomy,
+    device::{Outcome, Site, Start},
+    kept, opcm,
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
     pcb,
@@ -230,27 +232,73 @@ impl Plan {
             .merge(self.stages.len() - 1, i, Memory::Pieces(most_bytes, &mut put))
     }
 
-    /// Merges output `i` on a device; false where it is the host's to merge.
+    /// Merges outputs on a device, and waits once for as many of them as it has room for their reports. Those that are the host's to
+    /// merge, or to say why they cannot be.
     pub(crate) fn compute_on<D: Device>(
         &self,
-        i: usize,
+        outputs: &[usize],
         source: &dyn TensorSource,
         cache: &Cache,
         device: &mut D,
-    ) -> Result<bool, D::Error> {
-        let (chain, s) = (self.chain(source, Some(cache)), self.stages.len() - 1);
+    ) -> Result<Vec<usize>, D::Error> {
+        let chain = self.chain(source, Some(cache));
+        let (mut left, mut launched) = (Vec::new(), Vec::new());
+        let mut waiting: VecDeque<_> = outputs.iter().map(|i| (*i, None)).collect();
+        while !waiting.is_empty() {
+            let mut reports = None;
+            while let Some((i, exact)) = waiting.pop_front() {
+                let again = exact.clone();
+                let start = |site: &Site<'_>, device: &mut D| site.start(exact, &mut reports, device);
+                match self.on_device(&chain, i, device, start)? {
+                    Some(Start::Launched(kernels)) => launched.push((i, kernels)),
+                    Some(Start::Full) => {
+                        waiting.push_front((i, again));
+                        break;
+                    }
+                    Some(Start::Host) | None => left.push(i),
+                }
+            }
+            let Some(reports) = reports else { continue };
+            let words = reports.read(device)?;
+            for (i, kernels) in launched.drain(..) {
+                match kernels.outcome(&words) {
+                    Outcome::Done => {}
+                    Outcome::Host => left.push(i),
+                    Outcome::Again(exact) => waiting.push_back((i, Some(exact))),
+                    Outcome::Patch(patched) => {
+                        let patch = |site: &Site<'_>, device: &mut D| site.patch(patched, device);
+                        if self.on_device(&chain, i, device, patch)? != Some(true) {
+                            left.push(i);
+                        }
+                    }
+                }
+            }
+        }
+        left.sort_unstable();
+        Ok(left)
+    }
+
+    /// What `f` makes of output `i`, whose parents lie on the device then; `None`: they do not, or it is nothing for a device.
+    fn on_device<D: Device, R>(
+        &self,
+        chain: &Chain<'_>,
+        i: usize,
+        device: &mut D,
+        f: impl FnOnce(&Site<'_>, &mut D) -> Result<R, D::Error>,
+    ) -> Result<Option<R>, D::Error> {
+        let s = self.stages.len() - 1;
         let layout = &self.stages[s].layout;
         let (output, job) = (&layout.outputs[i], &layout.jobs[i]);
         let is_a_stages = |input: &InputTensor| chain.stage(&input.model).is_some();
         if job.alignment.is_some() || job.grams > 0 || job.inputs.iter().any(is_a_stages) {
-            return Ok(false);
+            return Ok(None);
         }
         let Some(address) = device.place(&output.name) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let tensor = |input: &'_ InputTensor| source.raw(&input.model, &input.tensor);
+        let tensor = |input: &'_ InputTensor| chain.source.raw(&input.model, &input.tensor);
         let Some(raw) = job.inputs.iter().map(tensor).collect::<Option<Vec<_>>>() else {
-            return Ok(false);
+            return Ok(None);
         };
         let tensors = job.inputs.iter().zip(raw).map(|(input, (dtype, bytes))| ParentTensor {
             model: &input.model,
@@ -259,11 +307,14 @@ impl Plan {
             bytes,
         });
         let tensors: Vec<ParentTensor<'_>> = tensors.collect();
-        let merged = chain.with_parents(s, output, job, |parents| {
-            device::merge(&job.operation, parents, &tensors, (output, address), device)
+        let made = chain.with_parents(s, output, job, |parents| {
+            match Site::new(&job.operation, parents, &tensors, (output, address), device)? {
+                Some(site) => f(&site, device).map(Some),
+                None => Ok(None),
+            }
         });
         // What cannot be read, the host says.
-        merged.unwrap_or(Ok(false))
+        made.unwrap_or(Ok(None))
     }
 
     /// Output `i` as [`Plan::compute_bytes`] gives it, handed to `sink` block by block until that returns false.

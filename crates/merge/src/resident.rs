@@ -166,18 +166,23 @@ impl<'a> Resident<'a> {
         Ok(())
     }
 
-    /// As [`Resident::compute_into`], on a device where the parents lie there and its kernels know how; false: it is still to be merged
-    /// by the host.
+    /// As [`Resident::compute_into`] for many outputs, on a device where the parents lie there and its kernels know how; those that are
+    /// still to be merged by the host.
     ///
     /// # Errors
-    /// Whatever the device refuses.
-    pub fn compute_on<D: Device>(&mut self, device: &mut D, plan: &Plan, i: usize) -> Result<bool, D::Error> {
-        self.begin(plan, i);
-        let done = plan.compute_on(i, &*self.source, &self.cache, device)?;
-        if done {
-            self.end(plan, i);
+    /// Whatever the device refuses; what the buffers hold is unknown then.
+    pub fn compute_on<D: Device>(
+        &mut self,
+        device: &mut D,
+        plan: &Plan,
+        outputs: &[usize],
+    ) -> Result<Vec<usize>, D::Error> {
+        outputs.iter().for_each(|i| self.begin(plan, *i));
+        let left = plan.compute_on(outputs, &*self.source, &self.cache, device)?;
+        for i in outputs.iter().filter(|i| left.binary_search(i).is_err()) {
+            self.end(plan, *i);
         }
-        Ok(done)
+        Ok(left)
     }
 
     /// What output `i` is held in is about to be written.
