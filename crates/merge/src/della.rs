@@ -96,7 +96,7 @@ fn factors(pair: &Inputs<'_>, width: usize, probabilities: &[f64], key: Key) -> 
             let mut row = Row::new(width);
             for (at, factors) in factors.chunks_mut(width).enumerate() {
                 row.read(pair, (block * ROWS + at) * width, key);
-                row.open.fill(true);
+                row.open_all();
                 row.each_open(|i, rank, drawn| {
                     let (threshold, factor) = of_rank[rank];
                     factors[i] = if u64::from(drawn) < threshold { factor } else { 0.0 };
@@ -121,12 +121,20 @@ struct Row {
     first: Vec<u32>,
     next: Vec<u32>,
     open: Vec<bool>,
+    /// Those that are open.
+    opened: Vec<u32>,
+    /// Of each bin, the thresholds of its first entry and of its last.
+    bounds: Vec<[u64; 2]>,
     /// Bits and index, for the bins that are sorted.
     order: Vec<u64>,
 }
 
 /// The bins end at this multiple of the mean; what is beyond shares the last.
 const MEANS: f32 = 4.0;
+/// From here on numbers are whole, to twice as far.
+const WHOLE: f32 = (1 << 23) as f32;
+/// Open bins up to which each is looked for in the whole row.
+const FEW: usize = 8;
 
 impl Row {
     fn new(width: usize) -> Self {
@@ -140,6 +148,8 @@ impl Row {
             first: vec![0; bins + 1],
             next: vec![0; bins],
             open: vec![false; bins],
+            opened: Vec::new(),
+            bounds: Vec::with_capacity(bins),
             order: vec![0; width],
         }
     }
@@ -170,11 +180,13 @@ impl Row {
                         *sum += f32::from_bits(*bits);
                     }
                 }
-                // Whatever the scale is, a larger magnitude is in no lower bin; NaN is in the first, with all others then.
+                // Whatever the scale is, a larger magnitude is in no lower bin; NaN is in the last, with all others then.
                 let mean = sums.iter().sum::<f32>() / bits.len() as f32;
-                let (scale, last) = (bins as f32 / (MEANS * mean), (bins - 1) as u32);
+                let (scale, last) = (bins as f32 / (MEANS * mean), (bins - 1) as f32);
                 for (bin, bits) in bin.iter_mut().zip(&*bits) {
-                    *bin = ((f32::from_bits(*bits) * scale) as u32).min(last);
+                    // Rounded by what has no room for fractions: a conversion is slower.
+                    let place = (f32::from_bits(*bits) * scale).min(last);
+                    *bin = (place + WHOLE).to_bits() - WHOLE.to_bits();
                 }
                 for (i, drawn) in drawn.iter_mut().enumerate() {
                     *drawn = key.bits((start + i) as u64);
@@ -196,23 +208,21 @@ impl Row {
 
     /// Sets the bits from `offset` on of the entries that stay; thresholds rise with the rank.
     fn mark(&mut self, thresholds: &[u64], offset: usize, marks: &mut [u64]) {
-        let bounds: Vec<[u64; 2]> = self
-            .first
-            .windows(2)
-            .map(|ranks| {
-                [ranks[0], ranks[1].max(1) - 1].map(|rank| thresholds[(rank as usize).min(thresholds.len() - 1)])
-            })
-            .collect();
+        self.bounds.clear();
+        self.bounds.extend(self.first.windows(2).map(|ranks| {
+            [ranks[0], ranks[1].max(1) - 1].map(|rank| thresholds[(rank as usize).min(thresholds.len() - 1)])
+        }));
         self.open.fill(false);
-        let mut any_open = false;
+        self.opened.clear();
         let (mut word, mut place) = (0u64, offset);
         for ((bin, drawn), bits) in self.bin.iter().zip(&self.drawn).zip(&self.bits) {
-            let [low, high] = bounds[*bin as usize];
+            let [low, high] = self.bounds[*bin as usize];
             let (surely, perhaps) = (u64::from(*drawn) < low, u64::from(*drawn) < high);
             // Nothing hangs on what becomes of a zero.
-            let is_open = (surely != perhaps) & (*bits != 0);
-            self.open[*bin as usize] |= is_open;
-            any_open |= is_open;
+            if (surely != perhaps) & (*bits != 0) && !self.open[*bin as usize] {
+                self.open[*bin as usize] = true;
+                self.opened.push(*bin);
+            }
             word |= u64::from(surely) << (place % ROWS);
             place += 1;
             if place.is_multiple_of(ROWS) {
@@ -223,19 +233,40 @@ impl Row {
         if word != 0 {
             marks[place / ROWS] |= word;
         }
-        if any_open {
-            self.each_open(|i, rank, drawn| {
-                let (at, bit) = ((offset + i) / ROWS, 1 << ((offset + i) % ROWS));
-                marks[at] = match u64::from(drawn) < thresholds[rank] {
-                    true => marks[at] | bit,
-                    false => marks[at] & !bit,
-                };
-            });
-        }
+        self.each_open(|i, rank, drawn| {
+            let (at, bit) = ((offset + i) / ROWS, 1 << ((offset + i) % ROWS));
+            marks[at] = match u64::from(drawn) < thresholds[rank] {
+                true => marks[at] | bit,
+                false => marks[at] & !bit,
+            };
+        });
+    }
+
+    fn open_all(&mut self) {
+        self.open.fill(true);
+        self.opened.clear();
+        self.opened.extend(0..self.open.len() as u32);
     }
 
     /// Calls `f` with the index, the rank and the random number of each entry in an open bin.
     fn each_open(&mut self, mut f: impl FnMut(usize, usize, u32)) {
+        match self.opened.len() {
+            0..=FEW => self.gather_few(),
+            _ => self.gather_all(),
+        }
+        for bin in &self.opened {
+            let bin = *bin as usize;
+            let ranks = self.first[bin] as usize..self.first[bin + 1] as usize;
+            self.order[ranks.clone()].sort_unstable();
+            for rank in ranks {
+                let i = self.order[rank] as u32 as usize;
+                f(i, rank, self.drawn[i]);
+            }
+        }
+    }
+
+    /// Puts the entries of open bins where their ranks are, in a pass over the row.
+    fn gather_all(&mut self) {
         for (i, (bits, bin)) in self.bits.iter().zip(&self.bin).enumerate() {
             let bin = *bin as usize;
             if self.open[bin] {
@@ -243,12 +274,28 @@ impl Row {
                 self.next[bin] += 1;
             }
         }
-        for (bin, _) in self.open.iter().enumerate().filter(|(_, open)| **open) {
-            let ranks = self.first[bin] as usize..self.first[bin + 1] as usize;
-            self.order[ranks.clone()].sort_unstable();
-            for rank in ranks {
-                let i = self.order[rank] as u32 as usize;
-                f(i, rank, self.drawn[i]);
+    }
+
+    /// The same in a pass for each bin, which looks at many entries at once.
+    fn gather_few(&mut self) {
+        const AT_ONCE: usize = 64;
+        let (bits, bins, order) = (&self.bits, &self.bin, &mut self.order);
+        for open in &self.opened {
+            let mut next = self.first[*open as usize] as usize;
+            let mut from = 0;
+            for some in bins.chunks(AT_ONCE) {
+                let mut are_here = false;
+                isa().run(
+                    #[inline(always)]
+                    || are_here = some.iter().fold(false, |any, bin| any | (bin == open)),
+                );
+                if are_here {
+                    for i in (from..from + some.len()).filter(|i| bins[*i] == *open) {
+                        order[next] = u64::from(bits[i]) << 32 | i as u64;
+                        next += 1;
+                    }
+                }
+                from += some.len();
             }
         }
     }
