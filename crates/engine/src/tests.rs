@@ -1119,7 +1119,7 @@ fn on_a_gpu_16_bits_differ_from_the_cpu_by_their_rounding() {
     };
     // Heads that tensor cores take beside heads that they do not, and other numbers of them.
     let types = serde_json::json!(["sliding_attention", "full_attention"]);
-    let uneven = [(32, 64), (64, 320)].map(|(head_dim, global)| {
+    let uneven = [(32, 320)].map(|(head_dim, global)| {
         let more = serde_json::json!({"global_head_dim": global, "num_global_key_value_heads": 1, "attention_k_eq_v": true,
             "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128, "layer_types": types, "pad_token_id": 0});
         with("gemma4_text", head_dim, more)
@@ -1127,9 +1127,7 @@ fn on_a_gpu_16_bits_differ_from_the_cpu_by_their_rounding() {
     // Keys that several threads share, and values that several blocks do.
     let types = serde_json::json!(["linear_attention", "full_attention"]);
     let hybrids = [
-        serde_json::json!({"linear_key_head_dim": 128, "linear_value_head_dim": 48, "linear_num_key_heads": 1,
-            "linear_num_value_heads": 2, "layer_types": types}),
-        serde_json::json!({"linear_key_head_dim": 40, "linear_value_head_dim": 136, "linear_num_key_heads": 2,
+        serde_json::json!({"linear_key_head_dim": 40, "linear_value_head_dim": 136, "linear_num_key_heads": 1,
             "linear_num_value_heads": 2, "layer_types": types}),
     ]
     .map(|more| with("qwen3_5_text", 32, more));
@@ -1360,7 +1358,7 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
 #[test]
 #[ignore = "needs a GPU, or tests/emulator"]
 fn on_a_gpu_recorded_steps_have_their_own_states_and_heads() {
-    recorded_steps_are_those_that_were_launched(&["qwen3_next", "granite4", "lfm2_odd", "gemma4"]);
+    recorded_steps_are_those_that_were_launched(&["granite4", "gemma4"]);
 }
 
 /// The same of what a step's positions are looked up in and grow queries by, and of experts.
