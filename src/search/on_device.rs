@@ -21,11 +21,9 @@ impl merge::Device for OnDevice<'_> {
         self.0.hold(&named.collect::<Vec<_>>())
     }
 
-    /// As a tensor of nobody's, in few sizes, so that one tensor's serves the next.
+    /// Of few sizes, so that it seldom moves.
     fn scratch(&mut self, use_of_it: &str, bytes: usize) -> Result<Option<u64>, model::Error> {
-        let bytes = bytes.next_power_of_two().max(LEAST_SCRATCH);
-        let here = self.0.hold(&[(format!("\0{use_of_it} {bytes}"), &vec![0; bytes])])?;
-        Ok(here.and_then(|addresses| addresses.first().copied()))
+        self.0.scratch(use_of_it, bytes.next_power_of_two().max(LEAST_SCRATCH))
     }
 
     fn place(&mut self, output: &str) -> Option<u64> {

@@ -77,7 +77,7 @@ static void copy_all(Handle s) { copy_until((Stream *)s, UINT64_MAX); }
 API Result cuStreamCreate(Handle *s, unsigned) { *s = new Stream; return 0; }
 API Result cuStreamDestroy_v2(Handle s) { copy_all(s); return 0; }
 API Result cuStreamWaitEvent(Handle, Handle e, unsigned) { copy_until(((Event *)e)->stream, ((Event *)e)->until); return 0; }
-// While a stream is recorded, launches and products are kept for later; memory may not be asked for, nor anything waited for.
+// While a stream is recorded, launches, products and fillings of memory are kept for later; memory may not be asked for, nor anything waited for.
 typedef std::vector<std::function<void()>> Graph;
 static thread_local Graph *recorded; // by whoever began it
 API Result cuStreamBeginCapture_v2(Handle, int) { recorded = new Graph; return 0; }
@@ -166,7 +166,11 @@ API Result cuMemcpyHtoD_v2(Ptr to, const void *from, size_t n) { memcpy((void *)
 API Result cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, Handle s) { if (recorded) return 900; copy_all(s); memcpy(to, (void *)from, n); return 0; }
 API Result cuMemcpyDtoH_v2(void *to, Ptr from, size_t n) { memcpy(to, (void *)from, n); return 0; }
 API Result cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Handle s) { if (recorded) return 900; copy_all(s); memmove((void *)to, (void *)from, n); return 0; }
-API Result cuMemsetD8Async(Ptr p, unsigned char value, size_t n, Handle s) { if (recorded) return 900; copy_all(s); memset((void *)p, value, n); return 0; }
+API Result cuMemsetD8Async(Ptr p, unsigned char value, size_t n, Handle s) {
+    if (recorded) recorded->push_back([=] { memset((void *)p, value, n); });
+    else copy_all(s), memset((void *)p, value, n);
+    return 0;
+}
 
 struct Function {
     void (*call)(void **);

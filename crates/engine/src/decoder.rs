@@ -403,6 +403,27 @@ impl Decoder {
         }
     }
 
+    /// Where at least so many bytes lie on the device for a use, whatever they hold: memory of programs, see [`Decoder::run`]. They may move
+    /// when more are asked for. `None`: it has no room, or there is no device.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn scratch(&mut self, use_of_it: &str, bytes: usize) -> Result<Option<u64>, Error> {
+        match &self.backend {
+            Backend::Cpu(_) => Ok(None),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => {
+                let mut held = model.device.held();
+                if !held.has_scratch(use_of_it, bytes) {
+                    // As above.
+                    model.passes().clear();
+                }
+                held.scratch(&model.device, use_of_it, bytes)
+            }
+        }
+    }
+
     /// Gives back what lies beside the weights, and takes nothing any more; whether there was something.
     pub fn give_up_held(&mut self) -> bool {
         match &self.backend {

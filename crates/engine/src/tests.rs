@@ -327,12 +327,18 @@ pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
     (0..len as u32).map(value).collect()
 }
 
+/// How far logits may be from transformers'. In seven layers each scaled by a number of its own, sums in a GPU's order make a little more.
+fn most_of(name: &str, device: Device) -> f32 {
+    match name {
+        "gemma4_odd" if !device.is_cpu() => 4e-5,
+        _ => 2e-5,
+    }
+}
+
 #[test]
 fn every_family_and_rope_scaling_agrees_with_transformers() {
     let small = Small::open();
     let ids = small.ids("ids");
-    // Sums are in another order on a GPU.
-    let most = if device().is_cpu() { 2e-5 } else { 4e-5 };
     for (name, isa) in small
         .names()
         .flat_map(|name| sets().into_iter().map(move |isa| (name, isa)))
@@ -342,7 +348,7 @@ fn every_family_and_rope_scaling_agrees_with_transformers() {
         for (len, key) in [(ids.len(), "logits"), (24, "short_logits")] {
             let got = logits(&mut decoder, &[&ids[..len]], 41).remove(0);
             let error = relative_error(&got[(len - 8) * vocab..], &small.floats(&format!("{name}.{key}")));
-            assert!(error <= most, "{name}.{key}, {isa}: {error}");
+            assert!(error <= most_of(name, device()), "{name}.{key}, {isa}: {error}");
         }
         let answers = engine(decoder, EngineOptions::default())
             .generate(&[request(&ids[..27], 12)], &mut |_| {})
@@ -1340,7 +1346,7 @@ fn on_a_gpu_families_of_all_kinds_agree_with_transformers() {
         let got = logits(&mut decoder, &[ids], 41).remove(0);
         let expected = small.floats(&format!("{name}.short_logits"));
         let error = relative_error(&got[(ids.len() - 8) * vocab..], &expected);
-        assert!(error <= 4e-5, "{name}: {error}");
+        assert!(error <= most_of(name, Device::Cuda(0)), "{name}: {error}");
     }
 }
 

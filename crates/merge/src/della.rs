@@ -370,7 +370,10 @@ mod tests {
         let one = |_| 0.25f32;
         let sparse = |i: usize| if i.is_multiple_of(5) { noise(i) } else { 0.0 };
         let dwarfed = |i: usize| if i % 50 == 3 { 1e30 } else { noise(i) };
-        for of in [&many as &dyn Fn(usize) -> f32, &few, &one, &sparse, &dwarfed, &|_| 0.0] {
+        let endless = |i: usize| if i % 50 == 3 { f32::INFINITY } else { noise(i) };
+        let tiny = |i: usize| noise(i) * 1e-42;
+        let all: [&dyn Fn(usize) -> f32; 8] = [&many, &few, &one, &sparse, &dwarfed, &endless, &tiny, &|_| 0.0];
+        for of in all {
             for (rows, width) in [(1, 1), (3, 7), (130, 33), (70, 64), (2, 5001)] {
                 let (tau, base): (Vec<f32>, Vec<f32>) = (0..rows * width).map(|i| (of(i), 0.0)).unzip();
                 for divide in [false, true] {

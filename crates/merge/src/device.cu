@@ -246,16 +246,10 @@ extern "C" __global__ void sum(const Sum<MOST> sum) {
     }
 }
 
-// One model after the other: where a sign is elected, each is read a second time.
-extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum) {
-    u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
-    if (first >= sum.out.count) return;
-    u32 count = min(sum.out.count - first, (u32)GROUP);
-    Group base, model;
-    base.read(sum.base, first, count);
-    float all[GROUP];
-#pragma unroll
-    for (u32 i = 0; i < GROUP; i++) all[i] = 0.0f;
+// Calls `with` with the models of a sum and their deltas of a group's elements, one model after the other.
+template <typename With>
+__device__ __forceinline__ void for_each_delta(const Sum<MOST_MANY> &sum, u32 first, u32 count, const Group &base, With with) {
+    Group model;
 #pragma unroll 1
     for (u32 k = 0; k < sum.models; k++) {
         model.read(sum.parts[k].address, first, count);
@@ -264,24 +258,32 @@ extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum) {
         for (u32 i = 0; i < GROUP; i++) {
             if (i >= count) break;
             Window w = window(sum.parts[k], first + i);
-            note(sum, k, w, model.at(i), base.at(i), first + i);
-            all[i] += delta(sum, k, w, scale, model.at(i), base.at(i), first + i);
+            with(k, i, w, model.at(i), delta(sum, k, w, scale, model.at(i), base.at(i), first + i));
         }
     }
+}
+
+// Where a sign is elected, each model is read a second time.
+extern "C" __global__ void sum_many(const Sum<MOST_MANY> sum) {
+    u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * GROUP;
+    if (first >= sum.out.count) return;
+    u32 count = min(sum.out.count - first, (u32)GROUP);
+    Group base;
+    base.read(sum.base, first, count);
+    float all[GROUP];
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) all[i] = 0.0f;
+    for_each_delta(sum, first, count, base, [&](u32 k, u32 i, Window w, float x, float delta) {
+        note(sum, k, w, x, base.at(i), first + i);
+        all[i] += delta;
+    });
     Elected elected[GROUP];
 #pragma unroll
     for (u32 i = 0; i < GROUP; i++) elected[i].begin(all[i]);
-#pragma unroll 1
-    for (u32 k = 0; sum.elect && k < sum.models; k++) {
-        model.read(sum.parts[k].address, first, count);
-        float scale = sum.parts[k].scale_now();
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) {
-            if (i >= count) break;
-            Window w = window(sum.parts[k], first + i);
-            elected[i].add(delta(sum, k, w, scale, model.at(i), base.at(i), first + i), sum.parts[k].weight);
-        }
-    }
+    if (sum.elect)
+        for_each_delta(sum, first, count, base, [&](u32 k, u32 i, Window, float, float delta) {
+            elected[i].add(delta, sum.parts[k].weight);
+        });
 #pragma unroll
     for (u32 i = 0; i < GROUP; i++) {
         if (i >= count) break;

@@ -347,6 +347,13 @@ impl Trimmed {
         matches!(self.mask, Some(Mask::Ranked { .. }))
     }
 
+    /// Where the device notes which of its ranked entries stay.
+    fn note(&mut self, at: Noted) {
+        if let Some(Mask::Ranked { noted, .. }) = &mut self.mask {
+            *noted = at;
+        }
+    }
+
     fn is_exact(&self) -> bool {
         self.outer.is_exact() && self.inner.is_exact()
     }
@@ -583,35 +590,42 @@ impl<'a> Site<'a> {
     fn rank<D: Device>(&self, of: &Between, start: u64, trims: &mut [Trimmed], device: &mut D) -> Result<(), D::Error> {
         let words = of.marks_bytes / 4 * of.ranked;
         self.run("clear", words, &Clear::new(start, words), device)?;
-        let (rows, width) = self.parents.rows();
+        let (rows, _) = self.parents.rows();
         let mut addresses = (start..).step_by(of.marks_bytes);
         for (trim, k) in trims.iter_mut().zip(self.parents.models()) {
-            if let Some(Mask::Ranked {
-                key: Key(key),
-                density,
-                epsilon,
-                noted,
-            }) = &mut trim.mask
-            {
-                let marks = addresses.next().unwrap_or(start);
-                *noted = Noted::Marks(marks);
-                let ranks = Ranks {
-                    base: self.base(),
-                    model: self.addresses[k],
-                    marks,
-                    key: *key,
-                    density: *density,
-                    epsilon: *epsilon,
-                    width: width as u32,
-                    ..Ranks::zeroed()
-                };
-                self.run("rank", rows * THREADS, &ranks, device)?;
-            }
+            let Some(ranks) = self.ranks(trim, k) else { continue };
+            let marks = addresses.next().unwrap_or(start);
+            trim.note(Noted::Marks(marks));
+            self.run("rank", rows * THREADS, &Ranks { marks, ..ranks }, device)?;
         }
         Ok(())
     }
 
-    /// Where what stays is divided by its probability: as many rows at a time as there is room for factors of; false: for none.
+    /// What the device is told of the entries of model `k`, where they stay by their ranks.
+    fn ranks(&self, trim: &Trimmed, k: usize) -> Option<Ranks> {
+        let Some(Mask::Ranked {
+            key: Key(key),
+            density,
+            epsilon,
+            ..
+        }) = trim.mask
+        else {
+            return None;
+        };
+        let (_, width) = self.parents.rows();
+        Some(Ranks {
+            base: self.base(),
+            model: self.addresses[k],
+            key,
+            density,
+            epsilon,
+            width: width as u32,
+            first: self.out.first,
+            ..Ranks::zeroed()
+        })
+    }
+
+    /// Where what stays is divided by its probability: as many rows at a time as there is room for factors of; `None`: for none.
     fn divided<D: Device>(
         &self,
         out: Output,
@@ -635,29 +649,15 @@ impl<'a> Site<'a> {
             let some = self.some_rows(out, first * width, (rows - first).min(at_once) * width);
             let mut addresses = (order..).step_by(bytes).skip(1);
             for (trim, k) in trims.iter_mut().zip(self.parents.models()) {
-                if let Some(Mask::Ranked {
-                    key: Key(key),
-                    density,
-                    epsilon,
-                    noted,
-                }) = &mut trim.mask
-                {
-                    let factors = addresses.next().unwrap_or(order);
-                    *noted = Noted::Factors(factors);
-                    let ranks = Ranks {
-                        base: some.base(),
-                        model: some.addresses[k],
-                        key: *key,
-                        density: *density,
-                        epsilon: *epsilon,
-                        width: width as u32,
-                        first: some.out.first,
-                        factors,
-                        order,
-                        ..Ranks::zeroed()
-                    };
-                    self.run("divide", some.out.count as usize / width * THREADS, &ranks, device)?;
-                }
+                let Some(ranks) = some.ranks(trim, k) else { continue };
+                let factors = addresses.next().unwrap_or(order);
+                trim.note(Noted::Factors(factors));
+                let ranks = Ranks {
+                    factors,
+                    order,
+                    ..ranks
+                };
+                self.run("divide", some.out.count as usize / width * THREADS, &ranks, device)?;
             }
             let ones: Vec<Scale> = trims.iter().map(|_| Scale::Known(1.0)).collect();
             some.launch_sum(some.out, sum, &trims, &ones, device)?;

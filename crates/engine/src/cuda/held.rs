@@ -15,6 +15,8 @@ pub struct Held {
     limit_bytes: u64,
     bytes: u64,
     tensors: HashMap<String, CudaSlice<u8>>,
+    /// By what it is used for.
+    scratch: HashMap<String, CudaSlice<u8>>,
     /// By their names and options.
     programs: HashMap<String, HashMap<&'static str, CudaFunction>>,
     report: Option<CudaSlice<u8>>,
@@ -34,6 +36,7 @@ impl Held {
         (self.limit_bytes, self.bytes) = (0, 0);
         let had_some = !self.tensors.is_empty();
         self.tensors.clear();
+        self.scratch.clear();
         had_some
     }
 
@@ -53,20 +56,53 @@ impl Held {
             if self.tensors.contains_key(name) {
                 continue;
             }
-            let memory = match gpu.alloc(bytes.len()) {
-                // Somebody else took it.
-                Err(Error::GpuMemory { .. }) => {
-                    self.limit_bytes = self.bytes;
-                    return Ok(None);
-                }
-                memory => memory?,
+            let Some(memory) = self.take(gpu, bytes.len())? else {
+                return Ok(None);
             };
             gpu.write(&memory, 0, bytes)?;
-            self.bytes += bytes.len() as u64;
             self.tensors.insert(name.clone(), memory);
         }
         let addresses = tensors.iter().map(|(name, _)| gpu.address(&self.tensors[name]));
         Ok(Some(addresses.collect()))
+    }
+
+    /// Memory within the limit; `None`: there is none.
+    fn take(&mut self, gpu: &Gpu, bytes: usize) -> Result<Option<CudaSlice<u8>>, Error> {
+        if self.bytes + bytes as u64 > self.limit_bytes {
+            return Ok(None);
+        }
+        match gpu.alloc(bytes) {
+            // Somebody else took it.
+            Err(Error::GpuMemory { .. }) => {
+                self.limit_bytes = self.bytes;
+                Ok(None)
+            }
+            memory => {
+                self.bytes += bytes as u64;
+                memory.map(Some)
+            }
+        }
+    }
+
+    /// Whether that much lies there for a use.
+    pub fn has_scratch(&self, use_of_it: &str, bytes: usize) -> bool {
+        let here = self.scratch.get(use_of_it);
+        here.is_some_and(|memory| memory.len() >= bytes)
+    }
+
+    /// Where at least so many bytes lie for a use, whatever they hold; they may move when more are asked for. `None`: there is no room.
+    pub fn scratch(&mut self, gpu: &Gpu, use_of_it: &str, bytes: usize) -> Result<Option<Address>, Error> {
+        if !self.has_scratch(use_of_it, bytes) {
+            // Freed in the order of the stream, after what uses it.
+            if let Some(smaller) = self.scratch.remove(use_of_it) {
+                self.bytes -= smaller.len() as u64;
+            }
+            let Some(memory) = self.take(gpu, bytes)? else {
+                return Ok(None);
+            };
+            self.scratch.insert(use_of_it.into(), memory);
+        }
+        Ok(self.scratch.get(use_of_it).map(|memory| gpu.address(memory)))
     }
 
     /// Runs a kernel of a program on at least so many threads, in blocks of 256: `job` is its first argument, where `report` lies its

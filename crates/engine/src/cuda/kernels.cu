@@ -149,11 +149,6 @@ extern "C" __global__ void embed_in_layer(const float *x, Norm norm, const u32 *
         out[(u64)blockIdx.x * cols + i] = to_element((by_norm(from[i], scaling, norm, i, i) + root * to_float(own[i])) * sqrtf(0.5f));
 }
 
-extern "C" __global__ void clear_stream(float *h, u64 count) {
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < count) h[i] = 0.0f;
-}
-
 extern "C" __global__ void multiply_by(element *x, const element *by, u64 count) {
     u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) x[i] = to_element(to_float(x[i]) * to_float(by[i]));

@@ -20,7 +20,7 @@ use super::super::{BUILD, Error};
 use super::gpu::During;
 
 /// The kernels that are always there.
-const KERNELS: [&str; 21] = [
+const KERNELS: [&str; 20] = [
     "embed",
     "scale_stream",
     "norm_rows",
@@ -40,7 +40,6 @@ const KERNELS: [&str; 21] = [
     "widen",
     "gate_heads",
     "embed_in_layer",
-    "clear_stream",
     "multiply_by",
 ];
 /// Attention for one head size, where the device and the element type allow it.

@@ -133,27 +133,27 @@ struct Query {
     limit: usize,
 }
 
-struct Work<'b> {
-    /// Those of all layers.
-    blocks: &'b mut Vec<u64>,
+/// Addresses of the blocks that items read, of all layers.
+struct Blocks<'a> {
+    of_index: &'a dyn Fn(usize) -> u64,
+    addresses: Vec<u64>,
+}
+
+struct Work {
+    kv_heads: usize,
     items: Vec<[u32; ITEM]>,
     entries: Vec<Query>,
 }
 
-impl Work<'_> {
-    /// What `heads` query heads ask so many key heads, of all that a batch's tokens may look at; `address` finds a block by its index.
-    fn of<'b>(
-        chunks: &[Chunk],
-        (heads, kv_heads): (usize, usize),
-        blocks: &'b mut Vec<u64>,
-        address: &dyn Fn(usize) -> u64,
-    ) -> Work<'b> {
+impl Work {
+    /// What `heads` query heads ask so many key heads, of all that a batch's tokens may look at.
+    fn of(chunks: &[Chunk], heads: usize, kv_heads: usize, blocks: &mut Blocks<'_>) -> Work {
         let rows: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
         let busy = rows * (heads / kv_heads) / QUERIES * kv_heads >= BUSY;
         let stretch = if busy { LONG } else { SHORT };
         let queries = queries(chunks, heads / kv_heads);
         let mut work = Work {
-            blocks,
+            kv_heads,
             items: Vec::new(),
             entries: Vec::new(),
         };
@@ -162,14 +162,14 @@ impl Work<'_> {
             let asked: Vec<Query> = queries[first..first + same.len()].concat();
             let mut position = 0;
             for segment in same.first().map_or(&[][..], |chunk| chunk.prefix) {
-                work.ask(&asked, segment, (position, segment.len), stretch, address);
+                work.ask(&asked, segment, (position, segment.len), stretch, blocks);
                 position += segment.len;
             }
             first += same.len();
         }
         for (chunk, queries) in chunks.iter().zip(&queries) {
             let keys = (chunk.own_start(), chunk.own.len + chunk.tokens.len());
-            work.ask(queries, chunk.own, keys, stretch, address);
+            work.ask(queries, chunk.own, keys, stretch, blocks);
         }
         work
     }
@@ -181,13 +181,14 @@ impl Work<'_> {
         segment: &Segment,
         (position, len): (usize, usize),
         stretch: usize,
-        address: &dyn Fn(usize) -> u64,
+        all: &mut Blocks<'_>,
     ) {
         for from in (0..len).step_by(stretch) {
             let to = (from + stretch).min(len);
-            let first_block = self.blocks.len();
+            let first_block = all.addresses.len();
             let blocks = &segment.blocks[from / BLOCK..to.div_ceil(BLOCK)];
-            self.blocks.extend(blocks.iter().map(|block| address(block.index)));
+            let addresses = blocks.iter().map(|block| (all.of_index)(block.index));
+            all.addresses.extend(addresses);
             for queries in queries.chunks(QUERIES) {
                 let limit = queries.iter().map(|query| query.limit).max().unwrap_or(0);
                 if limit <= position + from {
@@ -209,24 +210,23 @@ impl Work<'_> {
 impl Layout {
     pub fn new(chunks: &[Chunk], wants: &Wants<'_>, addresses: &Addresses<'_>) -> Layout {
         let rows: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
-        let mut blocks = Vec::new();
-        let asked: Vec<(usize, Vec<[u32; ITEM]>, Vec<Query>)> = wants
-            .kv_heads
-            .iter()
-            .map(|kv_heads| {
-                let work = Work::of(chunks, (wants.heads, *kv_heads), &mut blocks, addresses.block);
-                (*kv_heads, work.items, work.entries)
-            })
+        let mut blocks = Blocks {
+            of_index: addresses.block,
+            addresses: Vec::new(),
+        };
+        let kv_heads = wants.kv_heads.iter();
+        let work: Vec<Work> = kv_heads
+            .map(|kv_heads| Work::of(chunks, wants.heads, *kv_heads, &mut blocks))
             .collect();
         let wanted: Vec<u32> = wanted_rows(chunks).map(|row| row as u32).collect();
         let is_step = chunks.len() == rows && wanted.len() == rows;
-        let of_asked = |(_, items, entries): &(usize, Vec<[u32; ITEM]>, Vec<Query>)| RoomOfAsked {
-            items: items.len(),
-            entries: entries.len(),
+        let of_work = |work: &Work| RoomOfAsked {
+            items: work.items.len(),
+            entries: work.entries.len(),
         };
         let exact = Room {
             rows,
-            asked: asked.iter().map(of_asked).collect(),
+            asked: work.iter().map(of_work).collect(),
         };
         let room = if is_step { exact.rounded() } else { exact };
 
@@ -252,15 +252,15 @@ impl Layout {
         let growth = wants.growth.iter().map(|factor| factor.to_bits());
         layout.growth = (growth.len() > 0).then(|| layout.put(growth, room.rows));
         layout.slots = layout.put(slots.map(|slot| (slot % BLOCK) as u32), room.rows);
-        for ((kv_heads, items, entries), room_of) in asked.into_iter().zip(&room.asked) {
-            let group = wants.heads / kv_heads;
-            let (starts, lists) = entries_by_query(&entries, room.rows, group);
-            let words = entries.iter();
-            let words = words.flat_map(|query| [query.row, query.group_head, query.limit].map(|word| word as u32));
+        for (work, room_of) in work.into_iter().zip(&room.asked) {
+            let group = wants.heads / work.kv_heads;
+            let (starts, lists) = entries_by_query(&work.entries, room.rows, group);
+            let entries = work.entries.iter();
+            let entries = entries.flat_map(|query| [query.row, query.group_head, query.limit].map(|word| word as u32));
             let asked = Asked {
-                kv_heads,
-                items: layout.put(items.into_iter().flatten(), ITEM * room_of.items),
-                entries: layout.put(words, ENTRY * room_of.entries),
+                kv_heads: work.kv_heads,
+                items: layout.put(work.items.into_iter().flatten(), ITEM * room_of.items),
+                entries: layout.put(entries, ENTRY * room_of.entries),
                 starts: layout.put(starts.into_iter(), room.rows * group + 1),
                 lists: layout.put(lists.into_iter(), room_of.entries),
                 room: *room_of,
@@ -275,8 +275,8 @@ impl Layout {
             layout.half_widths.push(width / 2);
         }
         layout.words.resize(layout.words.len().next_multiple_of(2), 0);
-        let count = 2 * blocks.len();
-        layout.item_blocks = layout.put(blocks.into_iter().flat_map(halves), count);
+        let count = 2 * blocks.addresses.len();
+        layout.item_blocks = layout.put(blocks.addresses.into_iter().flat_map(halves), count);
         layout.room = room;
         layout
     }

@@ -925,8 +925,8 @@ impl Arithmetic for Cuda {
     }
 
     fn zeros_like(&mut self, x: &Matrix, out: &mut Matrix) -> Result<(), Error> {
-        let (to, count) = (out.reshape(&self.gpu, x.rows, x.cols, Kind::Float)?, x.rows * x.cols);
-        launch!(self.gpu, "clear_stream", Gpu::blocks_for(count), 256, to, count as u64)
+        let to = out.reshape(&self.gpu, x.rows, x.cols, Kind::Float)?;
+        self.gpu.zero(to, x.rows * x.cols * size_of::<f32>())
     }
 
     fn times(&mut self, x: &mut Matrix, by: &Matrix) -> Result<(), Error> {
